@@ -1,0 +1,45 @@
+# Two commands matter: `make demo` and `make test`. Both make the environment they need, with uv where it is, else pip.
+PYTHON ?= python3
+ENV := .venv
+BIN := $(ENV)/bin
+STAMP := $(ENV)/.installed
+ARGS ?=
+
+.PHONY: demo test check benchmark clean help
+.DEFAULT_GOAL := help
+
+help:  ## Show this
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+
+demo: $(STAMP)  ## A whole consortium on this machine, one campaign (pass options on: ARGS='--epsilon 1')
+	@$(BIN)/mintmark demo $(ARGS)
+
+test: $(STAMP)  ## Style, types, all tests; needs no internet beyond the package registry (ARGS go to pytest)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest $(ARGS)
+
+check: $(STAMP)  ## Style, types and the tests that start no server
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -m "not servers" $(ARGS)
+
+benchmark: $(STAMP)  ## Measure rounds, memory and learning; results go to var/benchmarks/
+	$(BIN)/python -m benchmarks.rounds $(ARGS)
+
+clean:  ## Remove the environment and all caches
+	rm -rf $(ENV) var .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Mintmark needs Python 3.11 or newer, got $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Installing into $(ENV): about a minute with uv, three with pip"
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --clear --python $(PYTHON) $(ENV) && \
+	  uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'; \
+	else \
+	  $(PYTHON) -m venv --clear $(ENV) && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'; \
+	fi
+	@touch $(STAMP)

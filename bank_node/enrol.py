@@ -1,0 +1,67 @@
+"""How a bank joins: its folder, its key (which never leaves it), and a policy to read and sign.
+
+card = create_home(Path("bank-a"), settings, schema, storage_key, policy_text=DEFAULT_POLICY)
+card.fingerprint   # told to the coordinator by telephone, compared with what arrived in writing
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bank_node.settings import BankSettings
+from mintmark.canonical import digest
+from mintmark.envelope import generate_signer, save_signer
+from mintmark.errors import DataError
+from mintmark.schema import FeatureSchema, dump_schema
+from mintmark.settings import StorageKey, dump_toml, write_private
+
+DEFAULT_POLICY = """\
+# What this bank will ever allow. Missing, unreadable or contradictory: nothing leaves.
+learners = ["guided_boosting"]
+units = ["customer"]         # whose presence every release hides
+smallest_cohort = 3          # fewest banks that a round must count
+smallest_rows = 1000         # fewest training rows of our own
+evaluation = true            # noised score histograms of held-out rows may leave
+
+[budget]                     # epsilon at delta, for each customer, over everything that leaves
+delta = 1e-6
+epsilon_per_round = 4.0
+epsilon_per_campaign = 4.0
+epsilon_per_year = 12.0
+"""
+
+
+@dataclass(frozen=True)
+class EnrolmentCard:
+    """What a bank tells the coordinator."""
+
+    bank: str
+    signing_key: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Short enough to read aloud: the first 20 hexadecimal digits of the key's SHA-256, in groups of four."""
+        text = digest(bytes.fromhex(self.signing_key))[:20]
+        return " ".join(text[at : at + 4] for at in range(0, 20, 4))
+
+
+def create_home(
+    home: Path,
+    settings: BankSettings,
+    schema: FeatureSchema,
+    storage_key: StorageKey,
+    policy_text: str = DEFAULT_POLICY,
+) -> EnrolmentCard:
+    """Make the bank's folder, readable by its owner only, with a new signing key. Raises `DataError` if it exists."""
+    if home.exists() and any(home.iterdir()):
+        raise DataError(f"{home}: expected a new folder, got one that holds files; a key is never overwritten")
+    for directory in (home, home / "identity", home / "data", home / "ledger", home / "anchor", home / "outbox"):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    signer = generate_signer()
+    save_signer(signer, home / "identity" / "signing.key")
+    write_private(home / "identity" / "storage.toml", dump_toml(storage_key))
+    (home / "bank.toml").write_text(dump_toml(settings))
+    (home / "schema.toml").write_text(dump_schema(schema))
+    (home / "policy.toml").write_text(policy_text)
+    return EnrolmentCard(settings.bank, signer.public_key.hex())

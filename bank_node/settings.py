@@ -1,0 +1,69 @@
+"""Where everything is at a bank: one folder, one settings file, read once where a process starts.
+
+bank.toml              who this bank is, whom it trusts, where the mailbox and the Prefect API are
+policy.toml            what it allows (policy.py); without it nothing leaves
+schema.toml            the features the consortium agreed on
+identity/signing.key   the bank's own key, never leaves; identity/storage.toml: its S3 credentials
+data/                  its transactions
+ledger/, anchor/       what it has spent; put the anchor on another disk
+outbox/                what was drawn and sent, so that a retry sends the same bytes
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mintmark.mailbox import pool_name
+from mintmark.plan import Name
+from mintmark.roster import PublicKey
+from mintmark.s3 import S3Location
+from mintmark.settings import StorageKey, read_toml
+
+
+class BankSettings(BaseModel):
+    """The contents of `bank.toml`. Relative paths start at the bank's folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bank: Name
+    coordinator_key: PublicKey = Field(description="The coordinator's signing key: compare it out of band when joining")
+    storage_endpoint: Annotated[str, Field(pattern=r"^https?://")]
+    storage_bucket: str
+    prefect_api: Annotated[str, Field(pattern=r"^https?://")]
+    data: Path = Path("data/transactions.parquet")
+    anchor: Path = Path("anchor/ledger.anchor")
+    signing_key: str = "file:identity/signing.key"
+    threads: Annotated[int, Field(ge=1, le=256)] = Field(1, description="Threads for LightGBM")
+
+
+class Home:
+    """A bank's folder and the paths in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.settings = read_toml(self.path / "bank.toml", BankSettings)
+        self.ledger = self.path / "ledger" / "ledger.jsonl"
+        self.anchor = self.path / self.settings.anchor
+        self.outbox = self.path / "outbox"
+        self.policy = self.path / "policy.toml"
+        self.schema = self.path / "schema.toml"
+        self.data = self.path / self.settings.data
+
+    @property
+    def pool(self) -> str:
+        """The bank's own Prefect work pool."""
+        return pool_name(self.settings.bank)
+
+    @property
+    def signing_key_uri(self) -> str:
+        """The key's URI, a relative file made absolute."""
+        scheme, _, where = self.settings.signing_key.partition(":")
+        return f"file:{self.path / where}" if scheme == "file" else self.settings.signing_key
+
+    def storage(self) -> S3Location:
+        """Where the mailbox is, with the bank's own credentials."""
+        key = read_toml(self.path / "identity" / "storage.toml", StorageKey)
+        return S3Location(self.settings.storage_endpoint, self.settings.storage_bucket, key.access_key, key.secret_key)

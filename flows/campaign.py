@@ -1,0 +1,84 @@
+"""A campaign: rounds until the model is made, then its evaluation and registration. What people schedule in Prefect."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from prefect import flow
+from prefect.runtime import flow_run
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.federated_round import federated_round
+from mintmark.messages import ModelArtifact
+from mintmark.models.boosting import GuidedBoosting
+from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
+from tasks.coordinator import home_from, open_coordinator
+from tasks.evaluation import evaluate_model
+from tasks.register import RegisteredModel, register_model
+
+TRIM = 0.35  # of the weight from each side: what held against every attack tried, docs/robust.md
+CLIP = {PrivacyUnit.CUSTOMER: 0.5, PrivacyUnit.TRANSACTION: 1.0}
+
+
+class CampaignResult(BaseModel):
+    """What a campaign ends with."""
+
+    model_config = ConfigDict(frozen=True)
+
+    campaign: str
+    model_digest: str
+    auprc: float
+    model: RegisteredModel
+
+
+@flow(name="campaign", flow_run_name="{campaign}", persist_result=False)
+def run_campaign(
+    campaign: Annotated[
+        str, Field(pattern="^[a-z0-9][a-z0-9-]{0,39}$", description="A new name, such as cards-2026-w14")
+    ],
+    epsilon: Annotated[float, Field(gt=0, le=100, description="What the whole campaign may cost every customer")] = 4.0,
+    rounds: Annotated[int, Field(ge=3, le=100, description="Training rounds; one more evaluates the model")] = 8,
+    rule: Annotated[
+        Literal["weighted_mean", "trimmed_mean"], Field(description="trimmed_mean stands liars, at some accuracy")
+    ] = "weighted_mean",
+    liars: Annotated[int, Field(ge=0, description="How many banks may lie (trimmed_mean)")] = 0,
+    quorum: Annotated[
+        int | None, Field(ge=1, description="Fewest updates a round needs; all but a quarter if empty")
+    ] = None,
+    privacy_unit: Annotated[PrivacyUnit, Field(description="Whose presence is hidden")] = PrivacyUnit.CUSTOMER,
+    delta: Annotated[float, Field(gt=0, lt=1e-2)] = 1e-6,
+    deadline_s: Annotated[float, Field(gt=0, description="How long a round waits for its banks, in seconds")] = 600.0,
+    seed: Annotated[int | None, Field(ge=0, description="Public; from the campaign's name if empty")] = None,
+) -> CampaignResult:
+    """Train, evaluate and register one model with all valid banks of the roster."""
+    coordinator = open_coordinator(home_from(dict(os.environ)))
+    cohort = coordinator.roster().valid_banks(datetime.now(UTC))
+    terms = Campaign(
+        name=campaign,
+        seed=_seed_of(campaign) if seed is None else seed,
+        learner=GuidedBoosting.name,
+        schema_digest=coordinator.schema.digest(),
+        rounds=rounds,
+        privacy=PrivacyTerms(epsilon=epsilon, delta=delta, unit=privacy_unit, clip=CLIP[privacy_unit]),
+        aggregation=AggregationTerms(
+            rule=rule, banks=len(cohort), byzantine=liars, trim=TRIM if rule == "trimmed_mean" else 0.0
+        ),
+        cohort=cohort,
+        quorum=quorum or math.ceil(len(cohort) * 3 / 4),
+    )
+    model_digest = coordinator.publish_model(ModelArtifact(terms))
+    for _ in range(rounds + 1):
+        model_digest = federated_round(campaign, model_digest, deadline_s=deadline_s)
+    report = evaluate_model(coordinator, campaign, model_digest)
+    page = f"{coordinator.settings.prefect_ui}/runs/flow-run/{flow_run.get_id()}"
+    registered = register_model(coordinator, campaign, model_digest, report, page)
+    return CampaignResult(campaign=campaign, model_digest=model_digest, auprc=report.auprc, model=registered)
+
+
+def _seed_of(campaign: str) -> int:
+    """The campaign's public seed, when nobody chose one."""
+    return int.from_bytes(hashlib.sha256(campaign.encode()).digest()[:7], "big")

@@ -1,0 +1,83 @@
+"""`mintmark`: the coordinator's command line, and the demonstration. Exit codes: 0 done, 1 failed, 2 wrong usage."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mintmark.errors import MintmarkError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Mintmark: banks learn to catch fraud together and show nobody a transaction.\n\n"
+    "Start with: mintmark demo. It needs no internet, no Docker and no configuration.",
+)
+
+
+@app.command()
+def demo(
+    banks: Annotated[int, typer.Option(min=2, max=26, help="Banks in the simulation, the last one small.")] = 4,
+    rounds: Annotated[int, typer.Option(min=3, max=100, help="Training rounds; one more evaluates.")] = 8,
+    epsilon: Annotated[
+        float, typer.Option(min=0.01, max=100.0, help="What the campaign may cost every customer (delta is 1e-6).")
+    ] = 4.0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the simulated rows and the random trees; never of the noise.")
+    ] = 7,
+    rule: Annotated[
+        str, typer.Option(help="weighted_mean trusts every bank; trimmed_mean stands liars, at some accuracy.")
+    ] = "weighted_mean",
+    liars: Annotated[int, typer.Option(min=0, help="How many banks may lie (trimmed_mean).")] = 0,
+    data: Annotated[
+        Path | None, typer.Option(help="Parquet file with rows of several banks, instead of the simulation.")
+    ] = None,
+    schema: Annotated[Path | None, typer.Option(help="What the file's columns are (TOML; see examples/).")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the figures to this file as JSON.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running for browsing, until Ctrl-C.")] = False,
+) -> None:
+    """Run a whole consortium on this machine: S3, Prefect, MLflow, a worker per bank, one campaign, a comparison.
+
+    Everything listens on 127.0.0.1 and is gone afterwards. Takes about a minute.
+    """
+    from infra.embedded.demo import DemoOptions, run_demo
+
+    options = DemoOptions(banks, rounds, epsilon, seed, rule, liars, data, schema, report, keep)
+    run_demo(options, Console())
+
+
+@app.command()
+def deploy(
+    api_url: Annotated[str, typer.Option(envvar="PREFECT_API_URL", help="URL of the Prefect API.")],
+    home: Annotated[Path, typer.Option(envvar="MINTMARK_COORDINATOR_HOME", help="The coordinator's folder.")],
+) -> None:
+    """Create the work pools, the banks' bells and the campaign's deployment in Prefect. Safe to run again."""
+    from datetime import UTC, datetime
+
+    from flows.deployments import deploy as deploy_all
+    from tasks.coordinator import open_coordinator
+
+    banks = open_coordinator(home).roster().valid_banks(datetime.now(UTC))
+    deploy_all(api_url, banks)
+    print(f"Deployed the campaign and the bells of {', '.join(banks)}. Start one in the Prefect UI, or with:")
+    print("  prefect deployment run campaign/mintmark --param campaign=NAME")
+
+
+def main() -> None:
+    """Run the command line; what went wrong becomes one sentence on stderr and exit code 1."""
+    try:
+        app()
+    except (MintmarkError, OSError) as error:
+        print(f"mintmark: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("mintmark: interrupted; everything it started is stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

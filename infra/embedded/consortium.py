@@ -1,0 +1,143 @@
+"""A whole consortium on one machine: servers, a coordinator, and a folder, a key, S3 credentials and a worker a bank.
+
+Nothing here is special to the demonstration but the place: the bank's worker, the flows and the protocol are those of a
+real consortium. Everything lives under one directory and listens on 127.0.0.1 or on a socket only.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from bank_node import enrol
+from bank_node.settings import BankSettings
+from infra.embedded.dataset import write_bank_files
+from infra.embedded.object_storage import Credentials, create_user
+from infra.embedded.processes import ProcessGroup
+from infra.embedded.servers import Endpoints, start_servers
+from mintmark import mailbox
+from mintmark.envelope import load_signer
+from mintmark.roster import Member, rows_band
+from mintmark.schema import FeatureSchema, dump_schema
+from mintmark.settings import StorageKey
+from mintmark.table import Columns
+from tasks import coordinator as coordinator_home
+from tasks.coordinator import HOME_VARIABLE, Coordinator, CoordinatorSettings, open_coordinator
+
+BUCKET = "mintmark"
+VALID_FOR = timedelta(days=365)
+
+POLICY = """\
+learners = ["guided_boosting"]
+units = ["customer", "transaction"]
+smallest_cohort = {smallest_cohort}
+smallest_rows = 1
+[budget]
+delta = 1e-6
+epsilon_per_round = {epsilon}
+epsilon_per_campaign = {epsilon}
+epsilon_per_year = {epsilon_per_year}
+"""
+
+
+class EmbeddedConsortium:
+    """Start with `start`; end by stopping the process group it was given."""
+
+    def __init__(
+        self, group: ProcessGroup, state: Path, schema: FeatureSchema, banks: Mapping[str, Columns], epsilon: float
+    ) -> None:
+        self._group, self.state, self.schema = group, state, schema
+        self.banks = tuple(sorted(banks))
+        self._columns, self._epsilon = banks, epsilon
+        self.files = write_bank_files(banks, schema, state / "data")
+        self.schema_file = state / "schema.toml"
+        self.schema_file.write_text(dump_schema(schema))
+
+    def bank_home(self, bank: str) -> Path:
+        return self.state / "banks" / bank
+
+    @property
+    def coordinator_home(self) -> Path:
+        return self.state / "coordinator"
+
+    def start(self, environment: Mapping[str, str], say: Callable[[str], None]) -> tuple[Endpoints, Coordinator]:
+        """Servers, folders, roster, deployments, workers. Returns when campaigns can be started."""
+        root = Credentials(f"root{secrets.token_hex(8)}", secrets.token_hex(16))
+        endpoints = start_servers(
+            self._group, self.state, bucket=BUCKET, storage_root=root, on_ready=say, base_env=environment
+        )
+        coordinator = self._make_folders(endpoints, root)
+        prefect = dict(environment) | {"PREFECT_API_URL": endpoints.prefect_api}
+        from flows.deployments import COORDINATOR_POOL, deploy  # after the servers: Prefect takes a second to load
+
+        deploy(endpoints.prefect_api, self.banks)
+        for bank in self.banks:
+            command = [sys.executable, "-m", "bank_node.cli", "work", "--home", str(self.bank_home(bank))]
+            self._group.start(bank, command, env=environment)
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", COORDINATOR_POOL, "--type", "process"]
+        coordinator_env = {HOME_VARIABLE: str(self.coordinator_home), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        self._group.start("coordinator", command, env=prefect | coordinator_env)
+        say(f"{len(self.banks)} banks and the coordinator")
+        return endpoints, coordinator
+
+    def _make_folders(self, endpoints: Endpoints, root: Credentials) -> Coordinator:
+        """The coordinator's and every bank's folder, with S3 users that reach their own prefix only, and the roster."""
+        settings = CoordinatorSettings(
+            consortium="demo",
+            storage_endpoint=endpoints.s3,
+            storage_bucket=BUCKET,
+            prefect_ui=endpoints.prefect_ui,
+            mlflow=endpoints.mlflow,
+        )
+        user = create_user(
+            endpoints.s3, root, "coordinator", BUCKET,
+            read_prefixes=("public/", "from/"), write_prefixes=("public/",), list_prefixes=("public/", "from/"),
+        )  # fmt: skip
+        coordinator_home.create_home(self.coordinator_home, settings, self.schema, _storage_key(user))
+        signing_key = load_signer(f"file:{self.coordinator_home / 'identity' / 'signing.key'}").public_key.hex()
+        now = datetime.now(UTC)
+        members = []
+        for bank in self.banks:
+            card = self._make_bank(endpoints, root, bank, signing_key)
+            rows = int((~self._columns[bank][self.schema.test].astype(bool)).sum())
+            members.append(
+                Member(
+                    bank=bank,
+                    signing_key=card.signing_key,
+                    rows_band=rows_band(rows),
+                    valid_from=now - timedelta(minutes=1),
+                    valid_until=now + VALID_FOR,
+                )
+            )
+        coordinator = open_coordinator(self.coordinator_home)
+        coordinator_home.publish_roster(coordinator, tuple(members))
+        return coordinator
+
+    def _make_bank(
+        self, endpoints: Endpoints, root: Credentials, bank: str, coordinator_key: str
+    ) -> enrol.EnrolmentCard:
+        own = mailbox.bank_prefix(bank)
+        user = create_user(
+            endpoints.s3, root, bank, BUCKET,
+            read_prefixes=("public/", own), write_prefixes=(own,), list_prefixes=("public/", own),
+        )  # fmt: skip
+        settings = BankSettings(
+            bank=bank,
+            coordinator_key=coordinator_key,
+            storage_endpoint=endpoints.s3,
+            storage_bucket=BUCKET,
+            prefect_api=endpoints.prefect_api,
+        )
+        policy = POLICY.format(
+            smallest_cohort=min(3, len(self.banks)), epsilon=self._epsilon, epsilon_per_year=3 * self._epsilon
+        )
+        card = enrol.create_home(self.bank_home(bank), settings, self.schema, _storage_key(user), policy)
+        self.files[bank].rename(self.bank_home(bank) / settings.data)
+        return card
+
+
+def _storage_key(user: Credentials) -> StorageKey:
+    return StorageKey(access_key=user.access_key, secret_key=user.secret_key)

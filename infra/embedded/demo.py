@@ -1,0 +1,250 @@
+"""`mintmark demo`: one campaign of a whole consortium on this machine, told as it happens, compared at the end.
+
+The report (`--report FILE`) holds: `auprc.local.<bank>`, `auprc.federated`, `auprc.central` (all on the pooled test
+rows), `epsilon.<bank>`, `rounds[]` with `round`, `accepted`, `rejected`, `late`, `seconds`, `model.uri`, `seconds.total`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+from rich.console import Console
+
+from bank_node.settings import Home
+from bank_node.table import load_table
+from infra.embedded.comparison import auprc, pooled
+from infra.embedded.consortium import EmbeddedConsortium
+from infra.embedded.dataset import load_dataset
+from infra.embedded.processes import ProcessGroup, interruptible
+from infra.embedded.progress import CampaignWatch, RoundProgress
+from infra.embedded.servers import Endpoints
+from infra.embedded.telling import tell_banks, tell_open_round, tell_report, tell_round
+from mintmark.campaign import learner_of, replay
+from mintmark.errors import DataError, MintmarkError
+from mintmark.models.lightgbm_text import load
+from mintmark.privacy.ledger import Ledger
+from mintmark.schema import FeatureSchema, parse_schema
+from mintmark.synthetic import simulate
+from mintmark.table import Columns
+from tasks.coordinator import Coordinator
+from tasks.register import read_registration
+
+CAMPAIGN = "demo"
+ROUND_DEADLINE_S = 120.0
+CAMPAIGN_DEADLINE_S = 1800.0
+COMPARISON_DEADLINE_S = 900.0
+MAILBOX_POLL_S, STATE_POLL_S = 0.3, 2.0
+ROWS_A_BANK = 150_000
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the command line asks for."""
+
+    banks: int = 4
+    rounds: int = 8
+    epsilon: float = 4.0
+    seed: int = 7
+    rule: str = "weighted_mean"
+    liars: int = 0
+    data: Path | None = None
+    schema: Path | None = None
+    report: Path | None = None
+    keep: bool = False
+
+
+def run_demo(options: DemoOptions, console: Console) -> None:
+    """Run it. Raises `MintmarkError` with one sentence; whatever happens, no process is left."""
+    started = time.monotonic()
+    schema, banks = _input(options)
+    state = Path(tempfile.mkdtemp(prefix="mintmark-"))
+    environment = _environment(state)
+    os.environ.update(environment)  # before Prefect is imported here, so that it keeps to the demo's folder too
+    sound = False
+    try:
+        with interruptible(), ProcessGroup(state / "logs") as group:
+            report = _campaign(options, console, group, state, schema, banks, environment, started)
+            sound = True
+            if options.report:
+                options.report.write_text(json.dumps(report, indent=2) + "\n")
+            if options.keep:
+                console.print("\nEverything stays up for browsing. Ctrl-C ends it.")
+                _stay(group)
+    finally:
+        if sound:
+            shutil.rmtree(state, ignore_errors=True)
+        else:
+            console.print(f"Stopped. The logs are in {state / 'logs'}.", highlight=False)
+
+
+def _input(options: DemoOptions) -> tuple[FeatureSchema, Mapping[str, Columns]]:
+    """The rows, checked before anything starts."""
+    if (options.data is None) != (options.schema is None):
+        raise DataError("expected --data and --schema together, got one of them: a file needs its schema")
+    if options.data is None or options.schema is None:
+        schema, banks = simulate(options.seed, banks=options.banks, rows=ROWS_A_BANK * options.banks)
+        return schema, banks
+    try:
+        schema = parse_schema(options.schema.read_text())
+    except OSError as error:
+        raise DataError(f"{options.schema}: expected a readable schema, got {type(error).__name__}") from None
+    return schema, load_dataset(options.data, schema).banks
+
+
+def _environment(state: Path) -> dict[str, str]:
+    """The environment of every process: the user's own, without what would steer the servers elsewhere."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PREFECT", "MLFLOW", "AWS", "MINTMARK")) and not name.lower().endswith("_proxy")
+    }
+    # One thread for each process: the banks share this machine, and idle BLAS threads only spin.
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return kept | threads | {"DO_NOT_TRACK": "1", "PREFECT_HOME": str(state / "prefect"), "PYTHONUNBUFFERED": "1"}
+
+
+def _campaign(
+    options: DemoOptions,
+    console: Console,
+    group: ProcessGroup,
+    state: Path,
+    schema: FeatureSchema,
+    banks: Mapping[str, Columns],
+    environment: dict[str, str],
+    started: float,
+) -> dict[str, Any]:
+    console.rule(f"[bold]Mintmark[/bold]: {len(banks)} banks, {options.rounds} rounds, epsilon {options.epsilon:g}")
+    tell_banks(console, schema, banks)
+    consortium = EmbeddedConsortium(group, state, schema, banks, options.epsilon)
+
+    def say(what: str) -> None:
+        console.print(f"  [green]ready[/green] {what}  [dim]{time.monotonic() - started:.0f} s[/dim]", highlight=False)
+
+    with console.status("starting S3, Prefect, MLflow and the banks"):
+        endpoints, coordinator = consortium.start(environment, say)
+    from flows.deployments import start_campaign
+
+    parameters = {"campaign": CAMPAIGN, "deadline_s": ROUND_DEADLINE_S, "seed": options.seed, "rounds": options.rounds}
+    parameters |= {"epsilon": options.epsilon, "rule": options.rule, "liars": options.liars}
+    flow_run = start_campaign(endpoints.prefect_api, parameters)
+    flow_page = f"{endpoints.prefect_ui}/runs/flow-run/{flow_run}"
+    console.print(f"  the campaign in Prefect: {flow_page}", highlight=False, soft_wrap=True)
+    comparison = _start_comparison(group, consortium, environment)
+    watch = CampaignWatch(coordinator.store, CAMPAIGN, consortium.banks, coordinator.signer.public_key)
+    rounds = _follow(console, group, endpoints, watch, flow_run, options.rounds)
+    with console.status("comparing with each bank's own LightGBM and a centralised one"):
+        baselines = _await_comparison(consortium, comparison)
+    registered = read_registration(coordinator, CAMPAIGN)
+    report = {
+        "auprc": {**baselines, "federated": _federated_auprc(consortium, coordinator, watch)},
+        "delta": watch.plan(0).campaign.privacy.delta,
+        "epsilon": {bank: _epsilon(consortium.bank_home(bank), watch) for bank in consortium.banks},
+        "rounds": [_round_entry(progress) for progress in rounds],
+        "model": registered.model_dump(),
+        "links": {"flow_run": flow_page, "model": registered.page},
+        "seconds": {"total": round(time.monotonic() - started, 1)},
+    }
+    tell_report(console, report)
+    return report
+
+
+def _follow(
+    console: Console, group: ProcessGroup, endpoints: Endpoints, watch: CampaignWatch, flow_run: UUID, last: int
+) -> list[RoundProgress]:
+    """Print rounds as they close, until the campaign is finished. Raises `MintmarkError` when it fails."""
+    from flows.deployments import campaign_state
+
+    told, deadline = 0, time.monotonic() + CAMPAIGN_DEADLINE_S
+    asked = time.monotonic()
+    with console.status("waiting for the coordinator's flow to start") as status:
+        while time.monotonic() < deadline:
+            rounds = watch.rounds()
+            for progress in rounds[told:]:
+                if progress.manifest is None:
+                    status.update(tell_open_round(progress, last, watch.banks))
+                    break
+                tell_round(console, progress, last, watch.banks)
+                told += 1
+            if told > last:
+                status.update("registering the model in MLflow")
+            if (dead := group.first_dead()) is not None:
+                raise MintmarkError(f"{dead} ended before the campaign did; its log is beside the others")
+            if time.monotonic() - asked > STATE_POLL_S:
+                state, message = campaign_state(endpoints.prefect_api, flow_run)
+                if state == "COMPLETED":
+                    return rounds
+                if state in ("FAILED", "CRASHED", "CANCELLED"):
+                    raise MintmarkError(f"the campaign's flow run ended {state}: {message}")
+                asked = time.monotonic()
+            time.sleep(MAILBOX_POLL_S)
+    raise MintmarkError(
+        f"expected the campaign to end within {CAMPAIGN_DEADLINE_S:.0f} s, got no end; look into the logs"
+    )
+
+
+def _federated_auprc(consortium: EmbeddedConsortium, coordinator: Coordinator, watch: CampaignWatch) -> float:
+    """The finished model on the pooled test rows, which only the demonstration can see."""
+    artifact = coordinator.model(CAMPAIGN, watch.plan(watch.closed - 1).model_digest)
+    booster = load(learner_of(artifact.campaign).export(replay(artifact, consortium.schema)))
+    tables = [load_table(Home(consortium.bank_home(bank)).data, consortium.schema) for bank in consortium.banks]
+    features, labels = pooled([table.test_part() for table in tables])
+    return auprc(labels, np.asarray(booster.predict(features, raw_score=True)))
+
+
+def _epsilon(home: Path, watch: CampaignWatch) -> float:
+    """What the campaign cost, from the bank's own ledger."""
+    opened = Home(home)
+    with Ledger.open(opened.ledger, opened.anchor) as ledger:
+        return ledger.epsilon(delta=watch.plan(0).campaign.privacy.delta, campaign=CAMPAIGN)
+
+
+def _round_entry(progress: RoundProgress) -> dict[str, Any]:
+    manifest = progress.manifest
+    assert manifest is not None
+    return {
+        "round": progress.round,
+        "accepted": [update.bank for update in manifest.accepted],
+        "rejected": {rejection.bank: str(rejection.reason) for rejection in manifest.rejected},
+        "late": list(manifest.late),
+        "seconds": round(manifest.seconds, 2),
+    }
+
+
+def _start_comparison(
+    group: ProcessGroup, consortium: EmbeddedConsortium, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """The baselines, in a process of their own beside the rounds."""
+    files = [f"{bank}={Home(consortium.bank_home(bank)).data}" for bank in consortium.banks]
+    output = str(consortium.state / "comparison.json")
+    command = [sys.executable, "-m", "infra.embedded.comparison", output, str(consortium.schema_file), *files]
+    return group.start("comparison", command, env=environment)
+
+
+def _await_comparison(consortium: EmbeddedConsortium, process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    try:
+        code = process.wait(COMPARISON_DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        raise MintmarkError(f"expected the comparison within {COMPARISON_DEADLINE_S:.0f} s, got nothing") from None
+    if code:
+        raise MintmarkError(f"the comparison ended with exit code {code}; its log is beside the others")
+    figures: dict[str, Any] = json.loads((consortium.state / "comparison.json").read_text())
+    return figures
+
+
+def _stay(group: ProcessGroup) -> None:
+    """Keep everything up until Ctrl-C, or until a server dies."""
+    while (dead := group.first_dead()) is None:
+        time.sleep(1)
+    raise MintmarkError(f"{dead} ended; its log is beside the others")

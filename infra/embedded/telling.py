@@ -1,0 +1,82 @@
+"""How the demonstration tells its story in a terminal: lines as rounds close, tables at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as Grid
+
+from infra.embedded.progress import RoundProgress
+from mintmark.schema import FeatureSchema
+from mintmark.table import Columns
+
+WHAT_ROUNDS_DO = {0: "agree on bins", 1: "one tree a feature"}
+
+
+def tell_banks(console: Console, schema: FeatureSchema, banks: Mapping[str, Columns]) -> None:
+    """Who takes part, and with how much."""
+    grid = Grid(box=None, padding=(0, 2))
+    for heading in ("", "training rows", "held out", "fraud %"):
+        grid.add_column(heading, justify="left" if not heading else "right")
+    for bank, columns in sorted(banks.items()):
+        test, label = columns[schema.test].astype(bool), columns[schema.label]
+        grid.add_row(bank, f"{(~test).sum():,}", f"{test.sum():,}", f"{100 * float(label.mean()):.2f}")
+    console.print(grid)
+
+
+def tell_round(console: Console, progress: RoundProgress, last: int, banks: tuple[str, ...]) -> None:
+    """One closed round: whose update counts, whose does not and why."""
+    manifest = progress.manifest
+    assert manifest is not None
+    accepted = {update.bank for update in manifest.accepted}
+    rejected = {rejection.bank: rejection.reason for rejection in manifest.rejected}
+    words = []
+    for bank in banks:
+        if bank in accepted:
+            words.append(f"[green]{bank} ✓[/green]")
+        else:
+            words.append(f"[yellow]{bank} {rejected.get(bank, 'late')}[/yellow]")
+    what = "evaluate" if progress.round == last else WHAT_ROUNDS_DO.get(progress.round, "ten trees")
+    console.print(
+        f"  round {progress.round:>2} of {last}  {what:<19} {'  '.join(words)}  [dim]{manifest.seconds:.1f} s[/dim]",
+        highlight=False,
+    )
+
+
+def tell_open_round(progress: RoundProgress, last: int, banks: tuple[str, ...]) -> str:
+    """The status line of a round that is under way."""
+    waiting = [bank for bank in banks if bank not in progress.answered]
+    return f"round {progress.round} of {last}: waiting for {', '.join(waiting) or 'the coordinator'}"
+
+
+def tell_report(console: Console, report: Mapping[str, Any]) -> None:
+    """The closing tables and links."""
+    figures = report["auprc"]
+    grid = Grid(title="AUPRC on the pooled test rows of all banks", title_justify="left")
+    grid.add_column("model")
+    grid.add_column("AUPRC", justify="right")
+    grid.add_column("")
+    top = max(figures["central"], figures["federated"], *figures["local"].values())
+
+    def add(name: str, figure: float, style: str = "") -> None:
+        grid.add_row(name, f"{figure:.3f}", "█" * round(30 * figure / top), style=style)
+
+    for bank, figure in figures["local"].items():
+        add(f"{bank} alone", figure)
+    add("federated, private", figures["federated"], "bold green")
+    add("all rows in one place (not allowed)", figures["central"], "dim")
+    console.print(grid)
+    spent = Grid(title=f"Epsilon spent by each bank (delta {report['delta']:g})", title_justify="left")
+    for heading in ("bank", "epsilon", "took part in"):
+        spent.add_column(heading)
+    rounds = report["rounds"]
+    for bank, epsilon in report["epsilon"].items():
+        part = sum(bank in entry["accepted"] for entry in rounds)
+        spent.add_row(bank, f"{epsilon:.3f}", f"{part} of {len(rounds)} rounds")
+    console.print(spent)
+    console.print(f"the campaign in Prefect  {report['links']['flow_run']}", highlight=False, soft_wrap=True)
+    console.print(f"the model in MLflow      {report['links']['model']}", highlight=False, soft_wrap=True)
+    console.print(f"the model's URI          {report['model']['uri']}", highlight=False, soft_wrap=True)
+    console.print(f"in all                   {report['seconds']['total']:.0f} s", highlight=False)

@@ -1,0 +1,1 @@
+"""Mintmark: banks learn to catch fraud together and show nobody a transaction."""

@@ -1,0 +1,173 @@
+"""What a bank is asked to consent to: a campaign's terms and one round's plan (protocol, steps 1 and 3).
+
+A `RoundPlan` holds everything that decides what a bank would send. Its digest names the round: two banks that hold
+the same digest were asked the same thing. The values check themselves when made, so an infeasible plan does not
+exist; whether a bank *accepts* a plan is that bank's policy, not this file.
+
+>>> AggregationTerms(rule="trimmed_mean", banks=8, byzantine=2, trim=0.35).byzantine
+2
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mintmark.aggregation.rules import check_feasible
+from mintmark.canonical import canonical_json, digest, read_canonical
+from mintmark.errors import AggregationError, ProtocolError
+
+MAX_PLAN_BYTES = 256 * 1024
+MAX_ROUNDS = 1000
+MAX_BANKS = 1000
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Agreed(BaseModel):
+    """Base of what crosses a boundary as canonical JSON: frozen, strict, nothing extra."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    def canonical_bytes(self) -> bytes:
+        """The bytes that are signed."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical form, 64 hexadecimal digits."""
+        return digest(self.canonical_bytes())
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, max_bytes: int) -> Self:
+        """Read canonical bytes as strictly as the value checks itself. Raises `ProtocolError`."""
+        what = cls.__name__
+        read_canonical(data, what=what, max_bytes=max_bytes)
+        try:
+            value = cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ProtocolError(f"{what}: field {where or '(all)'}: {first['msg']}") from None
+        except AggregationError as error:
+            raise ProtocolError(f"{what}: {error}") from None
+        if value.canonical_bytes() != data:
+            raise ProtocolError(f"{what}: expected the canonical form, got another spelling of it")
+        return value
+
+
+class PrivacyUnit(StrEnum):
+    """Whose presence a release hides: one transaction, or a customer with all of theirs."""
+
+    TRANSACTION = "transaction"
+    CUSTOMER = "customer"
+
+
+class PrivacyTerms(Agreed):
+    """The guarantee a campaign works under: (epsilon, delta) for every unit, over the whole campaign.
+
+    `clip` is the clipping norm of one unit as a fraction of the most that a single row can contribute: at 1 and the
+    transaction as unit nothing is ever clipped. For customers .5 costs little (docs/learning.md) and halves the noise.
+    `epsilon` of None asks for no noise at all: simulations only, no bank's policy allows it.
+    """
+
+    epsilon: Annotated[float, Field(gt=0, le=1000)] | None
+    delta: Annotated[float, Field(gt=0, lt=1e-2)]
+    unit: PrivacyUnit
+    clip: Annotated[float, Field(gt=0, le=100)] = 1.0
+
+
+class AggregationTerms(Agreed):
+    """The rule, and how many liars it must stand. Feasibility is checked here, once, and never clamped later.
+
+    `banks` is n, `byzantine` is f. `trim` is the share of the weight that the trimmed mean cuts from each side.
+    Raises `AggregationError` with both numbers when the rule cannot stand f of n.
+    """
+
+    rule: str
+    banks: Annotated[int, Field(ge=1, le=MAX_BANKS)]
+    byzantine: Annotated[int, Field(ge=0)] = 0
+    trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+
+    @model_validator(mode="after")
+    def _feasible(self) -> Self:
+        check_feasible(self.rule, self.banks, self.byzantine, self.trim)
+        return self
+
+
+class Campaign(Agreed):
+    """Everything that stays the same from the first round to the last.
+
+    `seed` is public: with the published aggregates it decides every tree's structure. `rounds` counts the training
+    rounds, the bins' included; the round after the last evaluates the result with score histograms.
+    """
+
+    name: Name
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    learner: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
+    schema_digest: Digest
+    rounds: Annotated[int, Field(ge=3, le=MAX_ROUNDS)]
+    privacy: PrivacyTerms
+    aggregation: AggregationTerms
+    cohort: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_BANKS)]
+    quorum: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.cohort != tuple(sorted(set(self.cohort))):
+            raise ValueError("expected a sorted cohort that names each bank once")
+        if len(self.cohort) != self.aggregation.banks:
+            raise ValueError(f"expected a cohort of n={self.aggregation.banks} banks, got {len(self.cohort)}")
+        if self.quorum > len(self.cohort):
+            raise ValueError(f"expected a quorum of at most {len(self.cohort)}, got {self.quorum}")
+        # A round may settle with as few as the quorum, and all liars among them.
+        terms = self.aggregation
+        try:
+            check_feasible(terms.rule, self.quorum, terms.byzantine, terms.trim)
+        except AggregationError as error:
+            raise AggregationError(f"campaign {self.name}, a quorum of {self.quorum} updates: {error}") from None
+        return self
+
+
+class RoundPlan(Agreed):
+    """One round's question to the banks.
+
+    `noise_scale` is the standard deviation of the discrete Gaussian in lattice steps (0 only in simulations) and
+    `clipping_norm` the L2 bound of one unit's contribution in lattice steps: their ratio is what the round costs.
+    `query_digest` names the structures that every bank derives for itself from `model_digest` and the seed.
+    """
+
+    format: Annotated[str, Field(pattern=r"^mintmark/plan/1$")] = "mintmark/plan/1"
+    campaign: Campaign
+    round: Annotated[int, Field(ge=0)]
+    attempt: Annotated[int, Field(ge=0, le=99)]
+    roster_version: Annotated[int, Field(ge=1)]
+    model_digest: Digest
+    query_digest: Digest
+    noise_scale: Annotated[float, Field(ge=0, lt=2.0**60)]
+    clipping_norm: Annotated[int, Field(gt=0, lt=2**60)]
+    opens_at: AwareDatetime
+    closes_at: AwareDatetime
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.round > self.campaign.rounds:
+            raise ValueError(f"expected round 0 to {self.campaign.rounds}, got {self.round}")
+        if self.opens_at >= self.closes_at:
+            raise ValueError("expected opens_at before closes_at")
+        return self
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether this is the last round: score histograms instead of training."""
+        return self.round == self.campaign.rounds
+
+    def release_digest(self) -> str:
+        """Names what would be released whatever the attempt, its times and the roster: asked again, a bank answers
+        with the noised sums it drew the first time."""
+        opens, closes = datetime(2000, 1, 1, tzinfo=UTC), datetime(2001, 1, 1, tzinfo=UTC)
+        fields = {"attempt": 0, "roster_version": 1, "opens_at": opens, "closes_at": closes}
+        return self.model_copy(update=fields).digest()

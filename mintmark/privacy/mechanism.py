@@ -1,0 +1,165 @@
+r"""From rows to a noised sum: clip every unit, sum exactly, add discrete Gaussian noise (protocol, step 6).
+
+Everything is a whole number of lattice steps (`LATTICE` steps are 1.0). Real contributions are rounded toward zero, so
+a norm never grows; sums are exact in int64; the noise is OpenDP's discrete Gaussian over the integers. There is no
+floating-point noise and no generator that can be seeded. Who pays for a release is in `ledger.py`, its price in
+`accountant.py`.
+
+    total = bounded_sum(contributions, clipping_norm=..., customers=None)   # exact, secret
+    release(total, noise_scale=...)                                         # noised, may leave
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mintmark.errors import PrivacyError
+
+LATTICE = 2**26  # steps in 1.0: fine enough that the lattice costs nothing (accountant.py), small enough for int64 sums
+_EXACT = 2**53  # float64 sums of whole numbers are exact below this
+_CHUNK_CELLS = 2**22  # dense (customer, cell) sums held at once
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Contributions:
+    """What n rows add to a grid of `slots` x `cells` x `width` numbers.
+
+    Row i adds `values[i]` ([n, width] float64, L2 norm at most 1) to the cell `cells_of[s, i]` ([slots, n], below
+    `cells`) of every slot s; a row's whole contribution has a norm of at most sqrt(slots).
+
+    Raises `ValueError` when shapes do not fit or a cell is outside the grid: it would land in another customer's sums.
+    """
+
+    cells_of: npt.NDArray[np.integer]
+    values: npt.NDArray[np.float64]
+    cells: int
+
+    def __post_init__(self) -> None:
+        if self.cells_of.ndim != 2 or self.values.ndim != 2 or self.cells_of.shape[1] != len(self.values):
+            raise ValueError(
+                f"expected cells_of [slots, n], values [n, width], got {self.cells_of.shape}, {self.values.shape}"
+            )
+        if self.cells_of.size and not 0 <= self.cells_of.min() <= self.cells_of.max() < self.cells:
+            raise ValueError(f"expected cells 0 to {self.cells - 1}, got others")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(slots, cells, width): the sum's shape."""
+        return len(self.cells_of), self.cells, self.values.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class BoundedSum:
+    """An exact sum and how far one unit can move it: made by `bounded_sum`, spent by `release`.
+
+    `vector` [d] int64 is secret. `sensitivity` is in lattice steps: adding or removing one unit changes `vector` by at
+    most that much in L2 norm. Proof: the vector is the sum over units of integer vectors u with ||u|| <= sensitivity
+    (`bounded_sum` clips each, and rounding toward zero only shrinks them); adding or removing a unit adds or removes
+    one such u and changes no other, because a row's contribution depends on the row and published values only.
+    """
+
+    vector: Ints
+    sensitivity: int
+
+
+def row_norm(slots: int) -> int:
+    """The most that one row can contribute in L2 norm, in lattice steps: sqrt(slots), rounded up."""
+    return math.isqrt(slots * LATTICE**2 - 1) + 1
+
+
+def bounded_sum(
+    contributions: Contributions, *, clipping_norm: int, customers: npt.NDArray[np.int64] | None = None
+) -> BoundedSum:
+    """Sum contributions with every unit's L2 norm clipped to `clipping_norm` lattice steps.
+
+    `customers` [n] groups the rows into units (any integers); None makes every row a unit of its own.
+
+    Raises:
+        PrivacyError: a row's values exceed norm 1, are not finite, or the sum would not be exact.
+    """
+    values = _lattice_values(contributions.values)
+    slots, cells, width = contributions.shape
+    if clipping_norm < 1:
+        raise PrivacyError(f"expected a clipping norm of at least 1 lattice step, got {clipping_norm}")
+    if customers is not None:
+        return BoundedSum(_sum_by_customer(contributions, values, clipping_norm, customers), clipping_norm)
+    # Every slot of a row holds the same integer vector, so its norm is sqrt(slots) * ||values||, compared in integers.
+    squares = np.square(values.astype(np.int64)).sum(axis=1)
+    fits = squares <= min(clipping_norm**2 // slots, np.iinfo(np.int64).max)
+    scale = clipping_norm * (1 - 1e-9) / np.sqrt(np.maximum(slots * squares.astype(np.float64), 1.0))
+    clipped = np.where(fits[:, None], values, np.trunc(values * scale[:, None]))
+    vector = np.empty((slots, cells, width), dtype=np.int64)
+    for slot, where in enumerate(contributions.cells_of):
+        for column in range(width):
+            vector[slot, :, column] = _exact_bincount(where, clipped[:, column], cells)
+    return BoundedSum(vector.reshape(-1), clipping_norm)
+
+
+def release(total: BoundedSum, *, noise_scale: float) -> Ints:
+    """`total.vector` plus discrete Gaussian noise of standard deviation `noise_scale` lattice steps: [d] int64.
+
+    The noise is drawn by OpenDP from the operating system's randomness; nothing here takes a seed.
+
+    Raises:
+        PrivacyError: `noise_scale` is not positive and finite.
+    """
+    if not (math.isfinite(noise_scale) and noise_scale > 0):
+        raise PrivacyError(f"expected a positive noise scale, got {noise_scale}")
+    import opendp.prelude as dp  # two CPU-seconds: only where noise is drawn
+
+    dp.enable_features("contrib")
+    space = dp.vector_domain(dp.atom_domain(T="i64"), size=len(total.vector)), dp.l2_distance(T="f64")
+    gaussian = space >> dp.m.then_gaussian(scale=noise_scale)
+    return np.asarray(gaussian(total.vector.tolist()), dtype=np.int64)
+
+
+def _lattice_values(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Round toward zero to whole lattice steps, kept as float64: [n, width]."""
+    if not np.isfinite(values).all() or (np.square(values).sum(axis=1) > 1 + 1e-9).any():
+        raise PrivacyError("expected contributions of norm at most 1, got larger ones or no numbers")
+    return np.trunc(values * LATTICE)
+
+
+def _exact_bincount(cells: npt.NDArray[np.integer], weights: npt.NDArray[np.float64], length: int) -> Ints:
+    """Sums of whole-number weights by cell, exact: [length] int64."""
+    if len(weights) and float(np.abs(weights).max()) * len(weights) >= _EXACT:
+        raise PrivacyError("expected fewer rows: the sum would leave the range in which it is exact")
+    return np.bincount(cells, weights=weights, minlength=length).astype(np.int64)
+
+
+def _sum_by_customer(
+    contributions: Contributions, values: npt.NDArray[np.float64], clipping_norm: int, customers: npt.NDArray[np.int64]
+) -> Ints:
+    """Clip each customer's summed contribution over all slots, then add the customers up: [d] int64.
+
+    Customers are taken in chunks so that their dense cell sums stay small, whatever their number.
+    """
+    slots, cells, width = contributions.shape
+    order = np.argsort(customers, kind="stable")
+    _, starts = np.unique(customers[order], return_index=True)
+    bounds = np.append(starts, len(order))
+    per_chunk = max(1, _CHUNK_CELLS // (slots * cells * width))
+    total = np.zeros(slots * cells * width, dtype=np.int64)
+    for first in range(0, len(starts), per_chunk):
+        last = min(first + per_chunk, len(starts))
+        rows = order[bounds[first] : bounds[last]]
+        owner = np.repeat(np.arange(last - first), np.diff(bounds[first : last + 1]))
+        sums = np.empty((slots, width, last - first, cells))
+        for slot in range(slots):
+            key = owner * cells + contributions.cells_of[slot, rows]
+            for column in range(width):
+                sums[slot, column] = _exact_bincount(key, values[rows, column], sums[slot, column].size).reshape(
+                    -1, cells
+                )
+        norms = np.sqrt(np.einsum("swuc,swuc->u", sums, sums))
+        # Shrink to just inside the norm: the float norm is off by far less than 1e-9, and truncation only shrinks.
+        scale = np.minimum(1.0, clipping_norm * (1 - 1e-9) / np.maximum(norms, 1.0))
+        clipped = np.trunc(sums * scale[:, None]).astype(np.int64)
+        total += clipped.sum(axis=2).transpose(0, 2, 1).reshape(-1)
+    return total

@@ -1,0 +1,214 @@
+"""One round at the coordinator: open, accept, close, settle. The heart of the protocol (steps 8 and 9).
+
+No I/O and no clock: messages and times come in, values come out. Whatever is wrong with a message is a `Rejection` with
+its reason; the round goes on if the quorum holds. The order of checks is verify, open, decode, screen: nothing is looked
+at before its signature has been.
+
+    round = Round(plan, roster, query_shape=(10, 64, 2))
+    round.accept("bank-a", message, sealing_key, now)   # -> Accepted | Rejection
+    closed = round.close(now)                           # who was in it, who was not, and why
+    total, shares = settle(plan, roster, closed)        # the robust rule's one answer
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import AwareDatetime, Field
+
+from mintmark.aggregation.cohort import combine
+from mintmark.canonical import digest
+from mintmark.envelope import SealingKey, Signer, sign, verify
+from mintmark.errors import AggregationError, ProtocolError
+from mintmark.messages import MAX_COORDINATES, decode_sums, open_update_frame, update_info
+from mintmark.models.learner import NoisySum
+from mintmark.plan import Agreed, Digest, Name, RoundPlan
+from mintmark.privacy.mechanism import LATTICE, row_norm
+from mintmark.roster import Roster
+
+MANIFEST_TYPE = "application/x-mintmark-manifest"
+PLAN_TYPE = "application/x-mintmark-plan"
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+_NOISE_TAIL = 10.0  # standard deviations: an honest norm exceeds this once in 10^21 updates
+
+
+class RejectionReason(StrEnum):
+    """Why an update does not count."""
+
+    NOT_A_MEMBER = "not_a_member"
+    DUPLICATE = "duplicate"
+    TOO_LARGE = "too_large"
+    NOT_AUTHENTIC = "not_authentic"
+    WRONG_ROUND = "wrong_round"
+    NOT_OPENABLE = "not_openable"
+    WRONG_LENGTH = "wrong_length"
+    NORM_TOO_LARGE = "norm_too_large"
+
+
+class Rejection(Agreed):
+    """A refused update: whose, why, and the figure that decided, for people."""
+
+    bank: str
+    reason: RejectionReason
+    detail: str
+
+
+@dataclass(frozen=True, eq=False)
+class Accepted:
+    """An update that counts: lattice sums [d] int64, and the digest of the message it came in."""
+
+    bank: str
+    sums: npt.NDArray[np.int64]
+    message_digest: str
+
+
+class AcceptedUpdate(Agreed):
+    """What the manifest keeps of an accepted update."""
+
+    bank: Name
+    message_digest: Digest
+
+
+class Manifest(Agreed):
+    """The round's record, signed by the coordinator before anything is aggregated: from which updates, without whom.
+
+    `previous` is the digest of the manifest before it (zeros at first): the campaign's log is a chain.
+    """
+
+    plan_digest: Digest
+    previous: Digest
+    closed_at: AwareDatetime
+    seconds: Annotated[float, Field(ge=0)]
+    accepted: tuple[AcceptedUpdate, ...]
+    rejected: tuple[Rejection, ...]
+    late: tuple[Name, ...]
+
+    def signed(self, signer: Signer) -> bytes:
+        return sign(signer, MANIFEST_TYPE, self.canonical_bytes())
+
+    @classmethod
+    def read(cls, message: bytes, coordinator_key: bytes) -> Manifest:
+        payload = verify(message, MANIFEST_TYPE, coordinator_key, max_bytes=MAX_MANIFEST_BYTES)
+        return cls.from_bytes(payload, max_bytes=MAX_MANIFEST_BYTES)
+
+
+@dataclass(frozen=True, eq=False)
+class Closed:
+    """The outcome of accepting: three disjoint groups that together are the cohort (strangers' rejections aside)."""
+
+    accepted: tuple[Accepted, ...]
+    rejected: tuple[Rejection, ...]
+    late: tuple[str, ...]
+
+
+class Round:
+    """An open round. Feed it messages, then close it."""
+
+    def __init__(self, plan: RoundPlan, roster: Roster, *, query_shape: tuple[int, int, int]) -> None:
+        coordinates = math.prod(query_shape)
+        if coordinates > MAX_COORDINATES:
+            raise ProtocolError(f"round {plan.round}: expected at most {MAX_COORDINATES} sums, got {coordinates}")
+        if roster.version != plan.roster_version:
+            raise ProtocolError(f"round: expected roster version {plan.roster_version}, got {roster.version}")
+        self.plan, self._roster = plan, roster
+        self._slots, self._coordinates = query_shape[0], coordinates
+        self._plan_digest, self._release_digest = plan.digest(), plan.release_digest()
+        self._accepted: dict[str, Accepted] = {}
+        self._rejected: list[Rejection] = []
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Banks of the cohort that have neither been accepted nor rejected yet."""
+        heard = self._accepted.keys() | {rejection.bank for rejection in self._rejected}
+        return tuple(bank for bank in self.plan.campaign.cohort if bank not in heard)
+
+    def accept(self, bank: str, message: bytes, sealing_key: SealingKey, now: datetime) -> Accepted | Rejection:
+        """Judge one bank's message. `bank` is whose prefix it was found under, and must be who signed it."""
+        outcome = self._judge(bank, message, sealing_key, now)
+        if isinstance(outcome, Accepted):
+            self._accepted[bank] = outcome
+        else:
+            self._rejected.append(outcome)
+        return outcome
+
+    def reject_unread(self, bank: str) -> Rejection:
+        """Note that a bank's object was too large to be read."""
+        outcome = Rejection(bank=bank, reason=RejectionReason.TOO_LARGE, detail="longer than any update of this round")
+        self._rejected.append(outcome)
+        return outcome
+
+    def close(self) -> Closed:
+        """Raises `AggregationError`, naming who is missing, when fewer than the quorum were accepted."""
+        quorum, got = self.plan.campaign.quorum, len(self._accepted)
+        if got < quorum:
+            refused = ", ".join(f"{rejection.bank} ({rejection.reason})" for rejection in self._rejected)
+            raise AggregationError(
+                f"round {self.plan.round}: expected a quorum of {quorum} updates, got {got}; "
+                f"no answer from {', '.join(self.missing) or 'nobody'}; rejected: {refused or 'none'}"
+            )
+        ordered = tuple(self._accepted[bank] for bank in sorted(self._accepted))
+        return Closed(ordered, tuple(self._rejected), self.missing)
+
+    def _judge(self, bank: str, message: bytes, sealing_key: SealingKey, now: datetime) -> Accepted | Rejection:
+        if bank in self._accepted:
+            return Rejection(bank=bank, reason=RejectionReason.DUPLICATE, detail="one update a round")
+        try:
+            if bank not in self.plan.campaign.cohort:
+                raise ProtocolError("expected a bank of the cohort, got another")
+            member = self._roster.member(bank, now)
+        except ProtocolError as error:
+            return Rejection(bank=bank, reason=RejectionReason.NOT_A_MEMBER, detail=str(error))
+        try:
+            statement, sealed = open_update_frame(message, bytes.fromhex(member.signing_key), self._coordinates)
+        except ProtocolError as error:
+            return Rejection(bank=bank, reason=RejectionReason.NOT_AUTHENTIC, detail=str(error))
+        if (statement.bank, statement.plan_digest, statement.release_digest) != (
+            bank,
+            self._plan_digest,
+            self._release_digest,
+        ):
+            return Rejection(
+                bank=bank,
+                reason=RejectionReason.WRONG_ROUND,
+                detail=f"expected an answer to plan {self._plan_digest[:12]}",
+            )
+        try:
+            data = sealing_key.open(sealed, info=update_info(statement))
+        except ProtocolError as error:
+            return Rejection(bank=bank, reason=RejectionReason.NOT_OPENABLE, detail=str(error))
+        try:
+            sums = decode_sums(data, self.plan.noise_scale, self._coordinates)
+        except ProtocolError as error:
+            return Rejection(bank=bank, reason=RejectionReason.WRONG_LENGTH, detail=str(error))
+        norm, bound = float(np.linalg.norm(sums.astype(np.float64))), self._norm_bound(member.rows_band)
+        if norm > bound:
+            detail = f"expected a norm of at most {bound / LATTICE:.4g}, got {norm / LATTICE:.4g}"
+            return Rejection(bank=bank, reason=RejectionReason.NORM_TOO_LARGE, detail=detail)
+        return Accepted(bank, sums, digest(message))
+
+    def _norm_bound(self, rows_band: int) -> float:
+        """The largest L2 norm that honest sums of a bank of this band reach, noise included: every row adds at most
+        `row_norm`, and the noise's norm is below (sqrt(d) + t) sigma but for probability exp(-t^2 / 2)."""
+        noise = self.plan.noise_scale * (math.sqrt(self._coordinates) + _NOISE_TAIL)
+        return 2.0 * rows_band * row_norm(self._slots) + noise
+
+
+def settle(
+    plan: RoundPlan, roster: Roster, closed: Closed, query_shape: tuple[int, int, int]
+) -> tuple[NoisySum, npt.NDArray[np.float64]]:
+    """Apply the plan's rule to the accepted updates, in the order of their banks' names: the same bytes every time.
+
+    Returns the aggregate, and each accepted bank's share in it.
+    """
+    bands = {member.bank: member.rows_band for member in roster.members}
+    sizes = np.array([bands[update.bank] for update in closed.accepted], dtype=np.float64)
+    updates = np.array([update.sums for update in closed.accepted], dtype=np.float64) / LATTICE
+    terms = plan.campaign.aggregation
+    total = combine(terms.rule, terms.trim, sizes=sizes, updates=updates, noise=plan.noise_scale / LATTICE)
+    return NoisySum(total.vector.reshape(query_shape), total.noise), total.shares

@@ -1,0 +1,271 @@
+"""The features a consortium agreed on: names, kinds, units, public bounds, and the public grid that follows from them.
+
+The grid must not depend on anybody's data: histograms are counted on it, and the thresholds of every tree are its edges.
+A value x is left of an edge e when x <= e, as in LightGBM. The names of the columns that hold the label, the customer,
+the bank and the test flag, and the SQL that derives the columns, belong to one bank's file: the digest leaves them
+out. Reading tables is in `table.py`.
+
+    schema = parse_schema(Path("examples/uci_default.toml").read_text())
+    schema.digest()            # what a plan names
+    schema.features[0].grid()  # at most 255 edges: at most 256 cells and one for missing values
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from mintmark.canonical import canonical_json, digest
+from mintmark.errors import DataError
+
+MAX_EDGES = 255
+MAX_FEATURES = 512
+MAX_CATEGORIES = 200
+MAX_SCHEMA_CHARS = 1_000_000
+MAX_BOUND = 1e15  # whole numbers and their halves are exact in float64 up to 2**52
+MIN_WIDTH = 1e-9
+LOG_DECADES = 6  # a log grid from zero starts this many decades under its upper bound
+
+_FEATURE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_SCHEMA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_SCHEMA_KEYS = dict.fromkeys(("name", "label", "customer", "bank", "test", "query"), str) | {"features": list}
+_FEATURE_KEYS = dict.fromkeys(("name", "kind", "scope", "unit"), str) | {
+    "lower": float,
+    "upper": float,
+    "categories": list,
+}
+_Member = TypeVar("_Member", bound=StrEnum)
+
+
+class FeatureKind(StrEnum):
+    """How the public grid covers a feature."""
+
+    LINEAR = "linear"
+    LOG = "log"
+    INTEGER = "integer"
+    CATEGORY = "category"
+
+
+class Scope(StrEnum):
+    """Which rows a feature looks at, and so which privacy unit covers it.
+
+    `ROW`: its own row. `CUSTOMER`: other rows of the same customer; needs the customer as the unit. `ENTITY`: rows of
+    other customers (a merchant's history); no unit covers it, so a plan that uses it in a released model is refused.
+    """
+
+    ROW = "row"
+    CUSTOMER = "customer"
+    ENTITY = "entity"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One agreed column. `lower` and `upper` are public knowledge, never a bank's minimum or maximum.
+
+    A category has `categories` (2 to 200 words of printable ASCII) and bounds 0 and len(categories) - 1: the codes.
+    Raises `DataError` when the parts contradict each other.
+    """
+
+    name: str
+    kind: FeatureKind
+    lower: float
+    upper: float
+    scope: Scope = Scope.ROW
+    unit: str = ""
+    categories: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lower", float(self.lower) + 0.0)  # -0.0 becomes 0.0: one schema, one digest
+        object.__setattr__(self, "upper", float(self.upper) + 0.0)
+        _check_match(_FEATURE_NAME, self.name, "a feature's name")
+        if not (len(self.unit) <= 32 and self.unit.isascii() and self.unit.isprintable()):
+            raise DataError(f"feature {self.name}: expected a unit of at most 32 printable ASCII characters")
+        self._check_bounds()
+        if self.kind is FeatureKind.CATEGORY:
+            self._check_categories()
+        elif self.categories:
+            raise DataError(f"feature {self.name}: expected no categories for kind {self.kind}, got some")
+
+    def grid(self) -> npt.NDArray[np.float64]:
+        """The public edges, [m] float64, strictly increasing, lower <= edge < upper, 1 <= m <= 255.
+
+        A linear or log grid begins at `lower` itself, so that what is clipped there has a cell of its own. A log grid
+        from zero begins six decades under `upper`: a feature that is mostly zero keeps its zeros together.
+        """
+        match self.kind:
+            case FeatureKind.LINEAR:
+                edges = np.linspace(self.lower, self.upper, MAX_EDGES + 1)
+            case FeatureKind.LOG:
+                edges = np.geomspace(self.lower or self.upper / 10**LOG_DECADES, self.upper, MAX_EDGES + 1)
+            case FeatureKind.INTEGER | FeatureKind.CATEGORY:
+                return self.lower - 0.5 + _thinned(int(self.upper - self.lower))
+        # Logarithms differ in the last bit between machines; twelve digits are the same on all, and readable in a tree.
+        rounded = np.array([float(f"{edge:.12g}") for edge in edges[:-1]])
+        rounded = np.unique(np.maximum(rounded, self.lower))
+        return rounded[rounded < self.upper]
+
+    def _check_bounds(self) -> None:
+        low, high = self.lower, self.upper
+        if not (math.isfinite(low) and math.isfinite(high) and max(abs(low), abs(high)) <= MAX_BOUND):
+            raise DataError(f"feature {self.name}: expected finite bounds within {MAX_BOUND:g}, got {low} and {high}")
+        if high - low < MIN_WIDTH:
+            raise DataError(f"feature {self.name}: expected lower < upper by {MIN_WIDTH:g} or more, got {low}, {high}")
+        if self.kind is FeatureKind.LOG and low < 0:
+            raise DataError(f"feature {self.name}: expected lower >= 0 for a log grid, got {low}")
+        if self.kind is FeatureKind.INTEGER and not (low.is_integer() and high.is_integer()):
+            raise DataError(f"feature {self.name}: expected whole bounds for kind integer, got {low} and {high}")
+
+    def _check_categories(self) -> None:
+        words = self.categories
+        if not 2 <= len(words) <= MAX_CATEGORIES or len(set(words)) != len(words):
+            raise DataError(f"feature {self.name}: expected 2 to {MAX_CATEGORIES} different categories, got {words}")
+        if not all(word and word.isascii() and word.isprintable() and " " not in word for word in words):
+            raise DataError(f"feature {self.name}: expected categories of printable ASCII without spaces, got {words}")
+        if (self.lower, self.upper) != (0, len(words) - 1):
+            raise DataError(
+                f"feature {self.name}: expected the bounds 0 and {len(words) - 1} of its {len(words)} categories, "
+                f"got {self.lower} and {self.upper}"
+            )
+
+
+@dataclass(frozen=True)
+class FeatureSchema:
+    """The agreement (`name`, `features`) and how one bank's file names the rest. Raises `DataError`.
+
+    `query` is optional SQL over the table `input` that derives all columns; it stays local.
+    """
+
+    name: str
+    features: tuple[Feature, ...]
+    label: str
+    customer: str
+    bank: str
+    test: str
+    query: str = ""
+
+    def __post_init__(self) -> None:
+        _check_match(_SCHEMA_NAME, self.name, "the schema's name")
+        if not 1 <= len(self.features) <= MAX_FEATURES:
+            raise DataError(f"schema {self.name}: expected 1 to {MAX_FEATURES} features, got {len(self.features)}")
+        roles = {role: getattr(self, role) for role in ("label", "customer", "bank", "test")}
+        for role, column in roles.items():
+            _check_match(_COLUMN_NAME, column, f"the {role} column")
+        columns = [column.lower() for column in (*self.names, *roles.values())]  # SQL does not tell cases apart
+        twice = sorted({column for column in columns if columns.count(column) > 1})
+        if twice:
+            raise DataError(f"schema {self.name}: expected every column once, got {', '.join(twice)} more than once")
+        if not all(character.isprintable() or character in "\n\t" for character in self.query):
+            raise DataError(f"schema {self.name}: expected a query of printable text, got control characters")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The features' names, in the order of the table's columns."""
+        return tuple(feature.name for feature in self.features)
+
+    def canonical_bytes(self) -> bytes:
+        """What the consortium agreed on, as compact JSON with sorted keys: the name and the features, in order."""
+        return canonical_json({"name": self.name, "features": [asdict(feature) for feature in self.features]})
+
+    def digest(self) -> str:
+        """SHA-256 of `canonical_bytes`, hex."""
+        return digest(self.canonical_bytes())
+
+
+def parse_schema(text: str) -> FeatureSchema:
+    """Read a schema from TOML (see `examples/`). Raises `DataError` on anything unknown, missing or contradictory."""
+    if len(text) > MAX_SCHEMA_CHARS:
+        raise DataError(f"expected a schema of at most {MAX_SCHEMA_CHARS} characters, got {len(text)}")
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: not TOML, or a number of too many digits
+        raise DataError(f"expected a schema in TOML, got text that is not: {error}") from None
+    values = _read(document, "the schema", _SCHEMA_KEYS, optional={"query"})
+    values["features"] = tuple(_parse_feature(item) for item in values["features"])
+    return FeatureSchema(**values)
+
+
+def dump_schema(schema: FeatureSchema) -> str:
+    """Write `schema` as TOML that `parse_schema` reads back to an equal value."""
+    lines = [f"{role} = {json.dumps(getattr(schema, role))}" for role in ("name", "label", "customer", "bank", "test")]
+    if schema.query:
+        escaped = schema.query.replace("\\", "\\\\").replace('"', '\\"')
+        lines.append(f'query = """\n{escaped}"""')
+    lines.append("features = [")
+    for feature in schema.features:
+        values = asdict(feature)
+        if feature.kind is FeatureKind.CATEGORY:
+            del values["lower"], values["upper"]
+        pairs = (f"{key} = {json.dumps(value)}" for key, value in values.items() if value not in ("", ()))
+        lines.append(f"  {{ {', '.join(pairs)} }},")
+    return "\n".join([*lines, "]", ""])
+
+
+def _parse_feature(item: object) -> Feature:
+    if not isinstance(item, dict):
+        raise DataError(f"the schema: expected every feature to be a table, got a {type(item).__name__}")
+    name = item.get("name")
+    where = f"feature {name[:64]!r}" if isinstance(name, str) else "a feature without a name"
+    values = _read(item, where, _FEATURE_KEYS, optional={"lower", "upper", "scope", "unit", "categories"})
+    values["kind"] = _member(FeatureKind, values["kind"], where)
+    values["scope"] = _member(Scope, values.get("scope", Scope.ROW), where)
+    words = values["categories"] = tuple(values.get("categories", ()))
+    if not all(isinstance(word, str) for word in words):
+        raise DataError(f"{where}: expected categories that are all strings")
+    bounds = sorted({"lower", "upper"} & values.keys())
+    if values["kind"] is FeatureKind.CATEGORY:
+        if bounds:
+            raise DataError(
+                f"{where}: expected no bounds for kind category, got {' and '.join(bounds)}: leave them out"
+            )
+        values |= {"lower": 0.0, "upper": len(words) - 1.0}
+    elif len(bounds) < 2:
+        raise DataError(f"{where}: expected lower and upper, got {' and '.join(bounds) or 'neither'}")
+    return Feature(**values)
+
+
+def _read(item: Mapping[str, Any], where: str, types: Mapping[str, type], optional: set[str]) -> dict[str, Any]:
+    """The item's values; refuses unknown keys, wrong types, and missing keys that are not optional."""
+    if unknown := sorted(item.keys() - types.keys()):
+        raise DataError(f"{where}: expected only the keys {', '.join(sorted(types))}, got {str(unknown)[:200]}")
+    if missing := sorted(types.keys() - optional - item.keys()):
+        raise DataError(f"{where}: expected the keys {', '.join(missing)}, got none")
+    for key, value in item.items():
+        if types[key] is float:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_BOUND:
+                raise DataError(f"{where}: expected {key} to be a number within {MAX_BOUND:g}, got none such")
+        elif not isinstance(value, types[key]):
+            raise DataError(f"{where}: expected {key} to be a {types[key].__name__}, got a {type(value).__name__}")
+    return dict(item)
+
+
+def _member(kind: type[_Member], word: str, where: str) -> _Member:
+    try:
+        return kind(word)
+    except ValueError:
+        raise DataError(f"{where}: expected one of {', '.join(kind)}, got {word[:40]!r}") from None
+
+
+def _check_match(pattern: re.Pattern[str], text: str, what: str) -> None:
+    if not pattern.fullmatch(text):
+        raise DataError(f"expected {what} to match {pattern.pattern}, got {text[:80]!r}")
+
+
+def _thinned(count: int) -> npt.NDArray[np.float64]:
+    """The offsets 1..count, or 255 of them: every one at first, then geometrically sparser, ending at count."""
+    if count <= MAX_EDGES:
+        return np.arange(1, count + 1, dtype=np.float64)
+    offsets = [1]
+    for left in range(MAX_EDGES - 1, 0, -1):
+        last = offsets[-1]
+        offsets.append(max(last + 1, round(last * (count / last) ** (1 / left))))
+    return np.array(offsets, dtype=np.float64)

@@ -1,0 +1,228 @@
+"""The learner: federated equals pooled, leaves equal a naive fit, the text model says what the trees say."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from consortium import SCHEMA, Consortium, payments
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mintmark.campaign import learner_of, noise_for, replay, shape_of
+from mintmark.messages import ModelArtifact
+from mintmark.models.boosting import DEPTH, TREES_PER_ROUND, GuidedBoosting, TreeQuery, leaf_values
+from mintmark.models.learner import NoisySum
+from mintmark.models.lightgbm_text import Tree, load, write
+from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
+from mintmark.privacy.mechanism import LATTICE, bounded_sum
+from mintmark.table import Table, build_table
+
+
+def terms(banks: int, rounds: int = 5, epsilon: float | None = None) -> Campaign:
+    """A campaign without noise, clipping or robustness, unless told otherwise."""
+    return Campaign(
+        name="exact",
+        seed=11,
+        learner="guided_boosting",
+        schema_digest=SCHEMA.digest(),
+        rounds=rounds,
+        privacy=PrivacyTerms(epsilon=epsilon, delta=1e-6, unit=PrivacyUnit.CUSTOMER, clip=100.0),
+        aggregation=AggregationTerms(rule="weighted_mean", banks=banks),
+        cohort=tuple(f"bank-{number}" for number in range(banks)),
+        quorum=1,
+    )
+
+
+def train(campaign: Campaign, tables: list[Table]) -> tuple[object, str]:
+    """Every training round, each table a bank, the plain sum as the rule, no noise; the state and the model's text."""
+    learner, artifact = learner_of(campaign), ModelArtifact(campaign)
+    for round_ in range(campaign.rounds):
+        state = replay(artifact, SCHEMA)
+        query = learner.query(state)
+        _, clipping_norm = noise_for(campaign, round_, query)
+        sums = [
+            bounded_sum(
+                learner.contributions(state, query, table), clipping_norm=clipping_norm, customers=table.customers
+            ).vector
+            for table in tables
+        ]
+        total = np.sum(sums, axis=0).astype(np.float64) / LATTICE
+        artifact = ModelArtifact(campaign, (*artifact.history, NoisySum(total.reshape(shape_of(query)), 0.0)))
+    state = replay(artifact, SCHEMA)
+    return state, learner.export(state)
+
+
+def test_federated_equals_pooled() -> None:
+    """With no noise, no clipping active and the plain sum, n banks make the model of all rows in one place."""
+    columns = [payments(rows, seed=number, prefix=number * 10**6) for number, rows in enumerate((900, 500, 60))]
+    everything = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
+    pooled = build_table(SCHEMA, everything)
+    _, federated = train(terms(3), [build_table(SCHEMA, part).train() for part in columns])
+    _, central = train(terms(1), [pooled.train()])
+    scores = [load(text).predict(pooled.features, raw_score=True) for text in (federated, central)]
+    np.testing.assert_allclose(scores[0], scores[1], rtol=0, atol=1e-9)
+    assert np.ptp(scores[0]) > 1
+
+
+def test_leaves_are_fitted_to_the_rows_that_fall_in_them() -> None:
+    """Without noise, sums and values of every leaf equal what naive loops over rows and nodes give."""
+    table = build_table(SCHEMA, payments(700, seed=5)).train()
+    campaign, learner = terms(1, rounds=4), GuidedBoosting()
+    state, _ = train(campaign.model_copy(update={"rounds": 3}), [table])
+    query = learner.query(state.__class__(**{**vars(state), "campaign": campaign}))
+    assert isinstance(query, TreeQuery)
+    score = np.array([_naive_score(state.trees, state.base_score, row) for row in table.features])
+    probability = 1 / (1 + np.exp(-score))
+    found = learner.contributions(state.__class__(**{**vars(state), "campaign": campaign}), query, table)
+    total = bounded_sum(found, clipping_norm=2**40, customers=None).vector.reshape(shape_of(query)) / LATTICE
+    for slot, tree in enumerate(query.trees):
+        expected = np.zeros((query.cells, 2))
+        for row, p, label in zip(table.features, probability, table.labels, strict=True):
+            expected[_naive_leaf(tree, row)] += (p - label, 2 * math.sqrt(2) * p * (1 - p))
+        np.testing.assert_allclose(total[slot], expected, atol=len(table) / LATTICE)
+
+
+def test_value_without_noise_is_the_newton_step() -> None:
+    """One level, no noise: v = -G / (H + prior); with parents, the child corrects the parent's value."""
+    parent, child = np.array([[[-6.0, 7.0]]]), np.array([[[-4.0, 3.0], [-2.0, 4.0]]])
+    expected = 6 / 12
+    assert leaf_values([parent], 0.0, 5.0)[0, 0] == pytest.approx(expected)
+    both = leaf_values([parent, child], 0.0, 5.0)[0]
+    assert both[0] == pytest.approx(expected - (-4 + 3 * expected) / 8)
+    assert both[1] == pytest.approx(expected - (-2 + 4 * expected) / 9)
+
+
+def test_noise_alone_grows_nothing() -> None:
+    """Sums within one standard deviation of the noise leave every leaf at zero."""
+    rng = np.random.default_rng(3)
+    sums = np.stack([rng.uniform(-1, 1, (4, 8)), rng.uniform(0, 5, (4, 8))], axis=2)
+    assert (leaf_values([sums], noise=1.0, lam=5.0) == 0).all()
+
+
+def test_structures_do_not_look_at_labels() -> None:
+    """The first question about gradients is the same whatever the labels are; later ones follow from sums only."""
+    one, other = payments(600, seed=1), payments(600, seed=1)
+    other["fraud"] = other["fraud"][::-1].copy()
+    learner, digests = GuidedBoosting(), []
+    for columns in (one, other):
+        table, campaign = build_table(SCHEMA, columns), terms(1)
+        state = learner.start(campaign, SCHEMA)
+        query = learner.query(state)
+        counts = bounded_sum(learner.contributions(state, query, table), clipping_norm=2**40).vector / LATTICE
+        digests.append(
+            learner.query(learner.settle(state, query, NoisySum(counts.reshape(shape_of(query)), 0.0))).digest()
+        )
+    assert digests[0] == digests[1]
+
+
+def test_everybody_derives_the_same_question(tmp_path: Path) -> None:
+    """From the published bytes alone, structures come out the same again, and another seed gives others."""
+    consortium = Consortium(tmp_path)
+    model = consortium.run(consortium.campaign(rounds=4), 3)
+    artifact = ModelArtifact.decode(consortium.coordinator.model("cards", model).encode())
+    learner = learner_of(artifact.campaign)
+    question = learner.query(replay(artifact, SCHEMA))
+    assert question.digest() == learner.query(replay(artifact, SCHEMA)).digest()
+    assert (question.slots, question.cells, question.width) == (TREES_PER_ROUND, 2**DEPTH, 2)
+    reseeded = ModelArtifact(artifact.campaign.model_copy(update={"seed": 2}), artifact.history)
+    assert learner.query(replay(reseeded, SCHEMA)).digest() != question.digest()
+
+
+def test_budget_shares_sum_to_one() -> None:
+    """What the rounds may spend is the campaign's budget, no less and no more."""
+    for rounds in (3, 8, 40):
+        campaign = terms(1, rounds=rounds)
+        assert sum(GuidedBoosting().budget_share(campaign, r) for r in range(rounds + 1)) == pytest.approx(1)
+
+
+def test_hessian_rides_free() -> None:
+    """(p - y)^2 + 8 (p (1 - p))^2 is at most 1 for every p in [0, 1] and y in {0, 1}."""
+    p = np.linspace(0, 1, 100_001)
+    for y in (0, 1):
+        assert ((p - y) ** 2 + 8 * (p * (1 - p)) ** 2).max() <= 1 + 1e-15
+
+
+def _trees(draw: st.DrawFn) -> list[Tree]:
+    """Random trees over three features, thresholds drawn from few values so that rows hit them exactly."""
+    trees = []
+    for _ in range(draw(st.integers(1, 3))):
+        splits = draw(st.integers(1, 6))
+        feature = np.array(draw(st.lists(st.integers(0, 2), min_size=splits, max_size=splits)))
+        threshold = np.array(
+            draw(st.lists(st.sampled_from([-1.5, 0.0, 0.25, 1e-3, 3.0]), min_size=splits, max_size=splits))
+        )
+        missing = np.array(draw(st.lists(st.booleans(), min_size=splits, max_size=splits)))
+        value = draw(st.lists(st.floats(-2, 2), min_size=splits + 1, max_size=splits + 1))
+        left = [i + 1 if i + 1 < splits else ~(splits - 1) for i in range(splits)]  # a chain down the left side
+        right = [~i if i < splits - 1 else ~splits for i in range(splits)]
+        trees.append(Tree(feature, threshold, missing, np.array(left), np.array(right), np.array(value)))
+    return trees
+
+
+random_trees = st.composite(_trees)()
+numbers = st.one_of(
+    st.sampled_from([-1.5, 0.0, -0.0, 0.25, 3.0, math.nan, math.inf, -math.inf]),
+    st.floats(-1e6, 1e6).filter(lambda x: x == 0 or abs(x) > 1e-35),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(random_trees, st.lists(st.tuples(numbers, numbers, numbers), min_size=1, max_size=8), st.floats(-5, 5))
+def test_text_model_predicts_what_the_trees_say(trees: list[Tree], rows: list[tuple[float, ...]], base: float) -> None:
+    """LightGBM's raw scores equal a naive walk, on boundaries, missing and infinite values too."""
+    features = np.array(rows)
+    booster = load(write(trees, names=("a", "b", "c"), base_score=base))
+    expected = [_naive_score(tuple(trees), base, row) for row in features]
+    np.testing.assert_allclose(booster.predict(features, raw_score=True), expected, atol=1e-9)
+    leaves = np.asarray(booster.predict(features, pred_leaf=True)).reshape(len(rows), -1)[:, 1:]
+    assert leaves.tolist() == [[_naive_leaf(tree, row) for tree in trees] for row in features]
+
+
+def test_text_model_explains_and_goes_on(tmp_path: Path) -> None:
+    """Contributions add up to the score, a saved file loads again, and LightGBM trains on from it."""
+    import lightgbm
+
+    table = build_table(SCHEMA, payments(800, seed=2))
+    _, text = train(terms(1), [table.train()])
+    booster = load(text)
+    score = booster.predict(table.features, raw_score=True)
+    np.testing.assert_allclose(booster.predict(table.features, pred_contrib=True).sum(axis=1), score, atol=1e-9)
+    booster.save_model(tmp_path / "model.lgb")
+    again = lightgbm.Booster(model_file=tmp_path / "model.lgb")
+    np.testing.assert_allclose(again.predict(table.features, raw_score=True), score, atol=1e-9)
+    data = lightgbm.Dataset(table.features, table.labels)
+    parameters = {"objective": "binary", "verbose": -1, "num_threads": 1}
+    longer = lightgbm.train(parameters, data, 2, init_model=tmp_path / "model.lgb")
+    assert longer.num_trees() == booster.num_trees() + 2
+
+
+def test_model_tells_nothing_of_rows() -> None:
+    """No gains, covers, counts or inner values of data stand in the text: each is the same whatever the data."""
+    lines = []
+    for seed in (1, 2):
+        _, text = train(terms(1, rounds=3), [build_table(SCHEMA, payments(500, seed=seed)).train()])
+        kept = ("split_gain=", "leaf_weight=", "leaf_count=", "internal_value=")
+        lines.append(
+            {line.split("=")[0]: set(line.split("=")[1].split()) for line in text.splitlines() if line.startswith(kept)}
+        )
+    assert (
+        lines[0]
+        == lines[1]
+        == {"split_gain": {"1"}, "leaf_weight": {"1"}, "leaf_count": {"1"}, "internal_value": {"0"}}
+    )
+
+
+def _naive_leaf(tree: Tree, row: np.ndarray) -> int:
+    node = 0
+    while node >= 0:
+        x = row[tree.feature[node]]
+        goes_left = bool(tree.missing_left[node]) if math.isnan(x) else x <= tree.threshold[node]
+        node = int(tree.left[node] if goes_left else tree.right[node])
+    return ~node
+
+
+def _naive_score(trees: tuple[Tree, ...], base: float, row: np.ndarray) -> float:
+    return base + sum(float(tree.leaf_value[_naive_leaf(tree, row)]) for tree in trees)

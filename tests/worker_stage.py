@@ -1,0 +1,234 @@
+"""The stage of the worker's tests: one Prefect server a session, real workers, and a stub for the bank's round.
+
+The stub writes down how it was called and then does what the last two digits of the plan's key say. The server is spoken
+to in plain HTTP, as a coordinator would, or whoever took its place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import httpx
+import psutil
+import pytest
+
+import bank_node
+
+Seen = TypeVar("Seen")
+
+ROOT = Path(bank_node.__file__).resolve().parents[1]
+DIGEST = "5e" * 32
+SECRET = "row 17 belongs to Anna"
+SENT, REFUSES, RAISES, HANGS, PRINTS, DIES = ("00", "01", "02", "03", "04", "05")
+
+STUB = f"""
+import json, os, sys, time, types
+from pathlib import Path
+from types import SimpleNamespace
+
+def answer_plan(home, plan_key, plan_digest, now):
+    call = dict(pid=os.getpid(), home=str(home), key=plan_key, digest=plan_digest, now=now.isoformat(),
+                variables=sorted(os.environ), prefect="prefect" in sys.modules)
+    with open(home / "calls.jsonl", "a") as calls:
+        calls.write(json.dumps(call) + "\\n")
+    what = plan_key[-2:]
+    if what == "{RAISES}":
+        raise ValueError("{SECRET}")
+    if what == "{HANGS}":
+        time.sleep(3600)
+    if what == "{PRINTS}":
+        print("a library's chatter", flush=True)
+    if what == "{DIES}":
+        os._exit(3)
+    refused = what == "{REFUSES}"
+    return SimpleNamespace(status="refused" if refused else "sent", reason="over_budget" if refused else "")
+
+import bank_node
+stub = types.ModuleType("bank_node.local_round")
+stub.answer_plan, stub.warm = answer_plan, lambda: print("warming")
+bank_node.local_round = sys.modules[stub.__name__] = stub
+from bank_node.child import main
+sys.exit(main())
+"""
+
+WORK = """
+import sys
+from pathlib import Path
+from bank_node.worker import run_worker
+home, pool, api_url, *command = sys.argv[1:]
+run_worker(Path(home), pool, api_url, poll_s=0.2, command=command)
+"""
+
+
+def plan_key(what: str) -> str:
+    """The key of a plan that makes the stub do `what`."""
+    return f"public/campaigns/cards-7/plans/0001-{what}"
+
+
+def honest(what: str = SENT) -> dict[str, Any]:
+    """The parameters of an honest run."""
+    return {"plan_key": plan_key(what), "plan_digest": DIGEST}
+
+
+def eventually(look: Callable[[], Seen], what: str, within_s: float = 60) -> Seen:
+    """The first true value that `look` gives; fails when it gives none for a minute."""
+    deadline = time.monotonic() + within_s
+    while not (seen := look()):
+        assert time.monotonic() < deadline, f"expected {what} within {within_s} s"
+        time.sleep(0.05)
+    return seen
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@dataclass(frozen=True)
+class PrefectServer:
+    """A Prefect server, spoken to in plain HTTP as a coordinator (or whoever took its place) would."""
+
+    url: str
+    home: Path
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """The parsed answer to one request."""
+        response = httpx.request(method, self.url + path, json=body, timeout=60)
+        assert response.is_success, f"{method} {path}: {response.status_code} {response.text[:500]}"
+        return response.json() if response.content else None
+
+    def create_pool(self, name: str, template: dict[str, Any] | None = None, kind: str = "mintmark-bank") -> None:
+        """Create a work pool, by default with the one inert field that the server insists on."""
+        inert = {"job_configuration": {"name": "{{ name }}"}, "variables": {"properties": {"name": {"type": "string"}}}}
+        self.call("POST", "/work_pools/", {"name": name, "type": kind, "base_job_template": template or inert})
+
+    def ring(self, pool: str, parameters: dict[str, Any], deployment: dict[str, Any] | None = None, **run: Any) -> str:
+        """Deploy something to the pool and start a run of it; the run's id."""
+        flow = self.call("POST", "/flows/", {"name": "answer-plan"})
+        body = {"name": f"to-{uuid4()}", "flow_id": flow["id"], "work_pool_name": pool, "entrypoint": "nowhere:nothing"}
+        lax = {"enforce_parameter_schema": False}
+        deployed = self.call("POST", "/deployments/", body | lax | (deployment or {}))
+        made = self.call("POST", f"/deployments/{deployed['id']}/create_flow_run", {"parameters": parameters} | run)
+        return str(made["id"])
+
+    def state(self, run_id: str) -> dict[str, Any]:
+        """The run's state."""
+        state: dict[str, Any] = self.call("GET", f"/flow_runs/{run_id}")["state"]
+        return state
+
+    def final(self, run_id: str) -> tuple[str, str, str]:
+        """Type, name and message of the state in which the run ends."""
+
+        def ended() -> dict[str, Any] | None:
+            state = self.state(run_id)
+            return state if state["type"] in {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"} else None
+
+        state = eventually(ended, f"an end of run {run_id}")
+        assert state is not None
+        return state["type"], state["name"], state["message"]
+
+
+@dataclass(frozen=True)
+class BankProcess:
+    """A worker in a process of its own, as a bank starts it."""
+
+    process: subprocess.Popen[bytes]
+    home: Path
+
+    def log(self) -> str:
+        """The bank's own log so far."""
+        return (self.home / "log").read_text()
+
+    def calls(self) -> list[dict[str, Any]]:
+        """How the stub was called so far."""
+        calls = self.home / "calls.jsonl"
+        return [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
+
+    def children(self) -> list[int]:
+        """The process ids of the worker's children."""
+        return [child.pid for child in psutil.Process(self.process.pid).children()]
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def clean_environment(home: Path, **more: str) -> dict[str, str]:
+    """This process's environment without its Prefect settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    return kept | {"PREFECT_HOME": str(home / "prefect"), "DO_NOT_TRACK": "1"} | more
+
+
+SERVER = pytest.StashKey[PrefectServer]()
+
+
+def the_server(config: pytest.Config, home: Path) -> PrefectServer:
+    """The session's Prefect server, on SQLite; started when it is first asked for."""
+    if SERVER not in config.stash:
+        config.stash[SERVER] = _start_server(config, home)
+    return config.stash[SERVER]
+
+
+def _start_server(config: pytest.Config, home: Path) -> PrefectServer:
+    port = free_port()
+    environment = clean_environment(
+        home,
+        PREFECT_SERVER_ANALYTICS_ENABLED="false",
+        PREFECT_SERVER_UI_ENABLED="false",
+        PREFECT_SERVER_DATABASE_CONNECTION_URL=f"sqlite+aiosqlite:///{home}/prefect.db",
+    )
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with open(home / "log", "wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def stop() -> None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    config.add_cleanup(stop)
+    server = PrefectServer(f"http://127.0.0.1:{port}/api", home)
+
+    def healthy() -> bool:
+        assert process.poll() is None, (home / "log").read_text()
+        try:
+            return httpx.get(f"{server.url}/health", timeout=5).is_success
+        except httpx.TransportError:
+            return False
+
+    eventually(healthy, "a healthy Prefect server", within_s=180)
+    return server
+
+
+def start_bank(server: PrefectServer, pool: str, home: Path, **more: str) -> BankProcess:
+    """Start a worker for the pool, with the stub as its child."""
+    home.mkdir(exist_ok=True)
+    (home / "stub.py").write_text(STUB)
+    environment = clean_environment(home, PYTHONPATH=str(ROOT)) | more
+    child = [sys.executable, str(home / "stub.py"), "--home", str(home)]
+    command = [sys.executable, "-c", WORK, str(home), pool, server.url, *child]
+    with open(home / "log", "wb") as log:
+        return BankProcess(subprocess.Popen(command, env=environment, stderr=log, stdout=log), home)
+
+
+def end_bank(bank: BankProcess) -> None:
+    """Kill what is left of a worker."""
+    if bank.process.poll() is None:
+        bank.process.kill()
+    bank.process.wait()
