@@ -40,6 +40,9 @@ from pydantic import BaseModel, ConfigDict, Field
 MAX_LINE_BYTES = 4096
 """The longest line either end accepts, in bytes."""
 
+END_S = 5.0
+"""How long the end of a killed child is awaited; only a process that left its session can keep its pipe open."""
+
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -141,12 +144,22 @@ class Child:
             await self.end()
         return FAILED
 
-    async def end(self) -> None:
-        """Kill the child and all that it started, and wait until it is gone; harmless when it is gone already."""
+    def kill(self) -> None:
+        """Kill the child and all that it started; harmless when it is gone already."""
         if self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
-        await self._process.wait()
+
+    async def end(self) -> None:
+        """Kill the child and wait until it is gone. Not while an answer is awaited: that ends the child itself."""
+        self.kill()
+        assert self._process.stdout is not None  # a pipe since spawn
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_S):
+                # asyncio sees a process end only once its pipe is read empty.
+                while await self._process.stdout.read(MAX_LINE_BYTES):
+                    pass
+                await self._process.wait()
 
     async def _line(self) -> bytes:
         assert self._process.stdout is not None  # a pipe since spawn

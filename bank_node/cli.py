@@ -17,6 +17,7 @@ from mintmark.errors import MintmarkError
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     help="A bank's agent: it answers signed plans with differentially private, sealed updates, and nothing else.\n\n"
     "Start with: init (make the bank's folder), then work (wait for the bell).",
 )

@@ -45,6 +45,7 @@ from prefect.exceptions import InfrastructureNotFound
 from prefect.settings import temporary_settings
 from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerResult
 from pydantic import ValidationError
+from typing_extensions import override
 
 from bank_node import bell
 from bank_node.child import LOG_FORMAT, Child, PlanParameters, Verdict, child_command, child_environment
@@ -65,6 +66,7 @@ class BankJobConfiguration(BaseJobConfiguration):
     """Nothing, whatever the server says: no template, job variable, block, variable or label is looked at."""
 
     @classmethod
+    @override
     async def from_template_and_values(
         cls, base_job_template: dict[str, Any], values: dict[str, Any], client: PrefectClient | None = None
     ) -> BankJobConfiguration:
@@ -72,10 +74,12 @@ class BankJobConfiguration(BaseJobConfiguration):
         return cls()
 
     @classmethod
+    @override
     async def resolve_for_flow_run(cls, flow_run: object, **_: Any) -> BankJobConfiguration:
         """The empty configuration; neither deployment nor flow is fetched."""
         return cls()
 
+    @override
     def prepare_for_flow_run(self, *_: Any, **__: Any) -> None:
         """Stay empty."""
 
@@ -118,12 +122,14 @@ class BankWorker(BaseWorker[BankJobConfiguration, Any, BankResult]):
         self._busy: Child | None = None
 
     @classmethod
+    @override
     def get_default_base_job_template(cls) -> dict[str, Any]:
         """A template with one field that nobody reads: a server refuses an empty one."""
         field = {"type": "string", "title": "Name", "default": "unused", "description": "A bank takes no settings."}
         variables = {"type": "object", "additionalProperties": False, "properties": {"name": field}}
         return {"job_configuration": {"name": "{{ name }}"}, "variables": variables}
 
+    @override
     async def setup(self) -> None:
         """Open the client and warm a child; the server is not asked anything yet."""
         client = await self._exit_stack.enter_async_context(get_client(httpx_settings=bell.bounded_http()))
@@ -131,6 +137,7 @@ class BankWorker(BaseWorker[BankJobConfiguration, Any, BankResult]):
         self._spare = await self._spawn()
         self.is_setup = True
 
+    @override
     async def teardown(self, *exc_info: Any) -> None:
         """End the children and close the client."""
         self.is_setup = False
@@ -139,6 +146,7 @@ class BankWorker(BaseWorker[BankJobConfiguration, Any, BankResult]):
                 await child.end()
         await self._exit_stack.aclose()
 
+    @override
     async def start(self, *_: Any, **__: Any) -> None:
         """Work until cancelled. Prefect's loops give up after some failures and open a channel; these do neither."""
         async with self, asyncio.TaskGroup() as loops:
@@ -150,6 +158,7 @@ class BankWorker(BaseWorker[BankJobConfiguration, Any, BankResult]):
         for run in await self._bell.due():
             await self.run(run, BankJobConfiguration())
 
+    @override
     async def run(self, flow_run: Rung, configuration: BankJobConfiguration, task_status: Any = None) -> BankResult:
         """Answer the plan that the run names, and report how that ended.
 
@@ -177,17 +186,20 @@ class BankWorker(BaseWorker[BankJobConfiguration, Any, BankResult]):
         self._spare = await self._spawn()
         return BankResult(identifier=str(child.pid), status_code=0)
 
+    @override
     async def kill_infrastructure(
         self, infrastructure_pid: str, configuration: BankJobConfiguration, grace_seconds: int = 30
     ) -> None:
         """Kill the child at work, if that is its number; no other process."""
         if self._busy is None or not self._busy.alive or str(self._busy.pid) != infrastructure_pid:
             raise InfrastructureNotFound(f"expected the number of the child at work, got {infrastructure_pid!r}")
-        await self._busy.end()
+        self._busy.kill()
 
+    @override
     async def _initiate_run(self, *_: Any, **__: Any) -> None:
         raise NotImplementedError("a bank runs only what its work pool rings for")
 
+    @override
     async def _submit_adhoc_run(self, *_: Any, **__: Any) -> None:
         raise NotImplementedError("a bank runs only what its work pool rings for")
 

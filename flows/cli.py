@@ -14,6 +14,7 @@ from mintmark.errors import MintmarkError
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     help="Mintmark: banks learn to catch fraud together and show nobody a transaction.\n\n"
     "Start with: mintmark demo. It needs no internet, no Docker and no configuration.",
 )

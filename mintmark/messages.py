@@ -144,7 +144,9 @@ class ModelArtifact:
             raise ProtocolError("model: expected the layout of its header, got other bytes") from None
         artifact = cls(campaign, tuple(history))
         if artifact.encode() != data:
-            raise ProtocolError(f"model: expected the {at} bytes that its contents are written as, got {len(data)} others")
+            raise ProtocolError(
+                f"model: expected the {at} bytes that its contents are written as, got {len(data)} others"
+            )
         return artifact
 
 

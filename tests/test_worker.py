@@ -26,6 +26,7 @@ from worker_stage import (
     REFUSES,
     SECRET,
     SENT,
+    Answers,
     BankProcess,
     PrefectServer,
     end_bank,
@@ -86,9 +87,10 @@ def test_what_an_exception_says_stays_at_the_bank(server: PrefectServer, bank: B
         server.call("GET", f"/flow_runs/{run_id}"),
         server.call("GET", f"/flow_run_states/?flow_run_id={run_id}"),
         server.call("POST", "/events/filter", {"limit": 50}),
+        server.call("POST", "/logs/filter", {}),
     ]
     assert SECRET not in json.dumps(held)
-    assert server.call("POST", "/logs/filter", {}) == []
+    assert server.call("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}}) == []
 
 
 @pytest.mark.servers
@@ -199,28 +201,6 @@ def test_a_job_beyond_its_deadline_is_killed_with_all_that_it_started() -> None:
     verdict, pid = answer_of(script, timeout_s=2)
     assert verdict == FAILED
     assert [process for process in psutil.pids() if not gone(process) and os.getsid(process) == pid] == []
-
-
-class Answers:
-    """A client whose server gives the listed answers, one a request, and notes what it was asked."""
-
-    def __init__(self, *answers: httpx.Response | Exception) -> None:
-        self.answers, self.asked = list(answers), list[httpx.Request]()
-        self._http = httpx.AsyncClient(
-            transport=httpx.MockTransport(self._answer), base_url="http://127.0.0.1/api", **bell.bounded_http()
-        )
-
-    def _answer(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append(request)
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    async def request(self, method: Any, path: Any, *, path_params: Any, json: Any) -> httpx.Response:
-        """As Prefect's client does."""
-        response = await self._http.request(method, path.format(**path_params), json=json)
-        return response.raise_for_status()
 
 
 def test_a_state_is_offered_again_to_a_server_that_was_away() -> None:

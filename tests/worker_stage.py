@@ -1,7 +1,7 @@
 """The stage of the worker's tests: one Prefect server a session, real workers, and a stub for the bank's round.
 
-The stub writes down how it was called and then does what the last two digits of the plan's key say. The server is spoken
-to in plain HTTP, as a coordinator would, or whoever took its place.
+The stub writes down how it was called and then does what the last two digits of the plan's key say. The server is
+spoken to in plain HTTP, as a coordinator would, or whoever took its place.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -24,6 +25,7 @@ import psutil
 import pytest
 
 import bank_node
+from bank_node import bell
 
 Seen = TypeVar("Seen")
 
@@ -93,7 +95,7 @@ def eventually(look: Callable[[], Seen], what: str, within_s: float = 60) -> See
 def gone(pid: int) -> bool:
     """Whether a process has ended, reaped or not."""
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 
@@ -106,8 +108,14 @@ class PrefectServer:
     home: Path
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """The parsed answer to one request."""
-        response = httpx.request(method, self.url + path, json=body, timeout=60)
+        """The parsed answer to one request; a server whose SQLite is busy (503) is asked again."""
+
+        def answer() -> httpx.Response | None:
+            response = httpx.request(method, self.url + path, json=body, timeout=60)
+            return response if response.status_code != httpx.codes.SERVICE_UNAVAILABLE else None
+
+        response = eventually(answer, f"an answer to {method} {path}")
+        assert response is not None
         assert response.is_success, f"{method} {path}: {response.status_code} {response.text[:500]}"
         return response.json() if response.content else None
 
@@ -116,13 +124,25 @@ class PrefectServer:
         inert = {"job_configuration": {"name": "{{ name }}"}, "variables": {"properties": {"name": {"type": "string"}}}}
         self.call("POST", "/work_pools/", {"name": name, "type": kind, "base_job_template": template or inert})
 
-    def ring(self, pool: str, parameters: dict[str, Any], deployment: dict[str, Any] | None = None, **run: Any) -> str:
-        """Deploy something to the pool and start a run of it; the run's id."""
+    def ring(
+        self,
+        pool: str,
+        parameters: dict[str, Any],
+        deployment: dict[str, Any] | None = None,
+        run: dict[str, Any] | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> str:
+        """Deploy something to the pool and start a run of it, whose scheduled state holds `data`; the run's id."""
         flow = self.call("POST", "/flows/", {"name": "answer-plan"})
         body = {"name": f"to-{uuid4()}", "flow_id": flow["id"], "work_pool_name": pool, "entrypoint": "nowhere:nothing"}
         lax = {"enforce_parameter_schema": False}
         deployed = self.call("POST", "/deployments/", body | lax | (deployment or {}))
-        made = self.call("POST", f"/deployments/{deployed['id']}/create_flow_run", {"parameters": parameters} | run)
+        begun = {"parameters": parameters, "state": {"type": "SCHEDULED" if data is None else "PENDING"}}
+        made = self.call("POST", f"/deployments/{deployed['id']}/create_flow_run", begun | (run or {}))
+        if data is not None:
+            due = {"scheduled_time": datetime.now(UTC).isoformat()}
+            state = {"type": "SCHEDULED", "data": data, "state_details": due}
+            self.call("POST", f"/flow_runs/{made['id']}/set_state", {"state": state, "force": True})
         return str(made["id"])
 
     def state(self, run_id: str) -> dict[str, Any]:
@@ -232,3 +252,25 @@ def end_bank(bank: BankProcess) -> None:
     if bank.process.poll() is None:
         bank.process.kill()
     bank.process.wait()
+
+
+class Answers:
+    """A client whose server gives the listed answers, one a request, and notes what it was asked."""
+
+    def __init__(self, *answers: httpx.Response | Exception) -> None:
+        self.answers, self.asked = list(answers), list[httpx.Request]()
+        self._http = httpx.AsyncClient(
+            transport=httpx.MockTransport(self._answer), base_url="http://127.0.0.1/api", **bell.bounded_http()
+        )
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def request(self, method: Any, path: Any, *, path_params: Any, json: Any) -> httpx.Response:
+        """As Prefect's client does."""
+        response = await self._http.request(method, path.format(**path_params), json=json)
+        return response.raise_for_status()

@@ -6,7 +6,6 @@ real consortium. Everything lives under one directory and listens on 127.0.0.1 o
 
 from __future__ import annotations
 
-import secrets
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -63,9 +62,11 @@ class EmbeddedConsortium:
     def coordinator_home(self) -> Path:
         return self.state / "coordinator"
 
-    def start(self, environment: Mapping[str, str], say: Callable[[str], None]) -> tuple[Endpoints, Coordinator]:
+    def start(
+        self, environment: Mapping[str, str], say: Callable[[str], None]
+    ) -> tuple[Endpoints, Coordinator]:
         """Servers, folders, roster, deployments, workers. Returns when campaigns can be started."""
-        root = Credentials(f"root{secrets.token_hex(8)}", secrets.token_hex(16))
+        root = Credentials.random()
         endpoints = start_servers(
             self._group, self.state, bucket=BUCKET, storage_root=root, on_ready=say, base_env=environment
         )

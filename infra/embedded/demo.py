@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +26,8 @@ from bank_node.table import load_table
 from infra.embedded.comparison import auprc, pooled
 from infra.embedded.consortium import EmbeddedConsortium
 from infra.embedded.dataset import load_dataset
-from infra.embedded.processes import ProcessGroup, interruptible
+from infra.embedded.interrupts import interruptible
+from infra.embedded.processes import ProcessGroup
 from infra.embedded.progress import CampaignWatch, RoundProgress
 from infra.embedded.servers import Endpoints
 from infra.embedded.telling import tell_banks, tell_open_round, tell_report, tell_round
@@ -42,6 +42,7 @@ from tasks.coordinator import Coordinator
 from tasks.register import read_registration
 
 CAMPAIGN = "demo"
+COMPARISON = "comparison"
 ROUND_DEADLINE_S = 120.0
 CAMPAIGN_DEADLINE_S = 1800.0
 COMPARISON_DEADLINE_S = 900.0
@@ -70,7 +71,7 @@ def run_demo(options: DemoOptions, console: Console) -> None:
     started = time.monotonic()
     schema, banks = _input(options)
     state = Path(tempfile.mkdtemp(prefix="mintmark-"))
-    environment = _environment(state)
+    environment = environment_for(state)
     os.environ.update(environment)  # before Prefect is imported here, so that it keeps to the demo's folder too
     sound = False
     try:
@@ -103,7 +104,7 @@ def _input(options: DemoOptions) -> tuple[FeatureSchema, Mapping[str, Columns]]:
     return schema, load_dataset(options.data, schema).banks
 
 
-def _environment(state: Path) -> dict[str, str]:
+def environment_for(state: Path) -> dict[str, str]:
     """The environment of every process: the user's own, without what would steer the servers elsewhere."""
     kept = {
         name: value
@@ -141,11 +142,11 @@ def _campaign(
     flow_run = start_campaign(endpoints.prefect_api, parameters)
     flow_page = f"{endpoints.prefect_ui}/runs/flow-run/{flow_run}"
     console.print(f"  the campaign in Prefect: {flow_page}", highlight=False, soft_wrap=True)
-    comparison = _start_comparison(group, consortium, environment)
+    _start_comparison(group, consortium, environment)
     watch = CampaignWatch(coordinator.store, CAMPAIGN, consortium.banks, coordinator.signer.public_key)
     rounds = _follow(console, group, endpoints, watch, flow_run, options.rounds)
     with console.status("comparing with each bank's own LightGBM and a centralised one"):
-        baselines = _await_comparison(consortium, comparison)
+        baselines = _await_comparison(group, consortium)
     registered = read_registration(coordinator, CAMPAIGN)
     report = {
         "auprc": {**baselines, "federated": _federated_auprc(consortium, coordinator, watch)},
@@ -179,8 +180,8 @@ def _follow(
                 told += 1
             if told > last:
                 status.update("registering the model in MLflow")
-            if (dead := group.first_dead()) is not None:
-                raise MintmarkError(f"{dead} ended before the campaign did; its log is beside the others")
+            if group.first_dead() not in (None, COMPARISON):
+                group.check()
             if time.monotonic() - asked > STATE_POLL_S:
                 state, message = campaign_state(endpoints.prefect_api, flow_run)
                 if state == "COMPLETED":
@@ -222,29 +223,22 @@ def _round_entry(progress: RoundProgress) -> dict[str, Any]:
     }
 
 
-def _start_comparison(
-    group: ProcessGroup, consortium: EmbeddedConsortium, environment: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
+def _start_comparison(group: ProcessGroup, consortium: EmbeddedConsortium, environment: Mapping[str, str]) -> None:
     """The baselines, in a process of their own beside the rounds."""
     files = [f"{bank}={Home(consortium.bank_home(bank)).data}" for bank in consortium.banks]
     output = str(consortium.state / "comparison.json")
     command = [sys.executable, "-m", "infra.embedded.comparison", output, str(consortium.schema_file), *files]
-    return group.start("comparison", command, env=environment)
+    group.start(COMPARISON, command, env=environment)
 
 
-def _await_comparison(consortium: EmbeddedConsortium, process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    try:
-        code = process.wait(COMPARISON_DEADLINE_S)
-    except subprocess.TimeoutExpired:
-        raise MintmarkError(f"expected the comparison within {COMPARISON_DEADLINE_S:.0f} s, got nothing") from None
-    if code:
-        raise MintmarkError(f"the comparison ended with exit code {code}; its log is beside the others")
+def _await_comparison(group: ProcessGroup, consortium: EmbeddedConsortium) -> dict[str, Any]:
+    group.finish(COMPARISON, COMPARISON_DEADLINE_S)
     figures: dict[str, Any] = json.loads((consortium.state / "comparison.json").read_text())
     return figures
 
 
 def _stay(group: ProcessGroup) -> None:
     """Keep everything up until Ctrl-C, or until a server dies."""
-    while (dead := group.first_dead()) is None:
+    while True:
+        group.check()
         time.sleep(1)
-    raise MintmarkError(f"{dead} ended; its log is beside the others")

@@ -2,7 +2,7 @@
 
 A `ProcessGroup` owns what it starts. Leaving its `with` block ends every process and whatever these started
 themselves; `interruptible()` makes Ctrl-C, SIGTERM and SIGHUP leave that block at any moment without losing one.
-If this process is killed outright, Linux signals its children. Left out: restarting what died, and Windows.
+If this process is killed outright, the kernel signals its children. Linux only. Left out: restarting what died.
 
     with interruptible(), ProcessGroup(home / "logs") as group:
         group.start("store", ["ministack"], env=env, cwd=home)
@@ -22,104 +22,48 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Self
 
+from infra.embedded.interrupts import Interrupted, held_from_the_call, interruptible, uninterrupted
+from infra.embedded.process_tree import Relative, grow_family, identify, kill_family, wait_gone
 from mintmark.errors import MintmarkError
+
+__all__ = ["EmbeddedError", "Interrupted", "ProcessGroup", "free_ports", "interruptible", "uninterrupted"]
 
 _POLL_S = 0.05
 _AFTER_KILL_S = 5.0
+_SUCCESS = "exit code 0"
 _LOG_TAIL_BYTES = 4096
 _LOG_TAIL_LINES = 12
 _PR_SET_PDEATHSIG = 1
-_PROC = Path("/proc")
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_LIBC = ctypes.CDLL(None)
 
 
 class EmbeddedError(MintmarkError):
     """A process of the one-machine consortium did not start, died, or would not end."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """SIGINT, SIGTERM or SIGHUP came; the exit code of a shell's convention is 128 + `signum`."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(signum).name}")
-        self.signum = signum
-
-
-@dataclass
-class _Signals:
-    """What the handler shares with the code it interrupts: a handler belongs to the process, so this does too."""
-
-    held: int = 0
-    pending: int | None = None
-
-    def raise_pending(self) -> None:
-        signum, self.pending = self.pending, None
-        if signum is not None:
-            raise Interrupted(signum)
-
-
-_signals = _Signals()
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and SIGHUP into `Interrupted`, and restore the earlier handlers at the end.
-
-    A signal that was ignored stays ignored, as `nohup` and background jobs of a script expect. Main thread only.
-    """
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    earlier = {signum: signal.getsignal(signum) for signum in wanted if signal.getsignal(signum) != signal.SIG_IGN}
-    try:
-        for signum in earlier:
-            signal.signal(signum, _on_signal)
-        yield
-    finally:
-        with uninterrupted():
-            for signum, handler in earlier.items():
-                signal.signal(signum, handler)
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold `Interrupted` back until the block ends: for the moment between making a thing and noting it down."""
-    _signals.held += 1
-    try:
-        yield
-    finally:
-        _signals.held -= 1
-        if not _signals.held:
-            _signals.raise_pending()
-
-
-def _on_signal(signum: int, frame: FrameType | None) -> None:
-    if _signals.held or _is_stopping(frame):
-        _signals.pending = signum
-    else:
-        raise Interrupted(signum)
-
-
-def _is_stopping(frame: FrameType | None) -> bool:
-    # A counter alone would leave the instant between the call of __exit__ and its first line open.
-    while frame is not None:
-        if frame.f_code in (ProcessGroup.__exit__.__code__, ProcessGroup.stop.__code__):
-            return True
-        frame = frame.f_back
-    return False
-
-
 @dataclass(frozen=True)
 class _Started:
     name: str
     process: subprocess.Popen[bytes]
+    identity: Relative
     stop_signal: signal.Signals
+    job: bool
     wave: int
+
+    @property
+    def status(self) -> str | None:
+        """How it ended; None while it runs."""
+        return _exit_status(self.process)
+
+    @property
+    def dead(self) -> bool:
+        return self.status not in ((None, _SUCCESS) if self.job else (None,))
 
 
 class ProcessGroup:
@@ -127,9 +71,12 @@ class ProcessGroup:
 
     Processes stop in the reverse order of their start: what was started before a successful `wait_ready` stops after
     what was started later; the rest stop together. Each such wave has `grace_s` seconds before SIGKILL.
+    Raises `EmbeddedError` on anything but Linux.
     """
 
     def __init__(self, logs: Path, *, grace_s: float = 4.0) -> None:
+        if sys.platform != "linux":
+            raise EmbeddedError(f"expected Linux, got {sys.platform}; run the demo in a container")
         logs.mkdir(parents=True, exist_ok=True)
         self._logs = logs
         self._grace_s = grace_s
@@ -140,6 +87,7 @@ class ProcessGroup:
     def __enter__(self) -> Self:
         return self
 
+    @held_from_the_call
     def __exit__(self, *_: object) -> None:
         self.stop()
 
@@ -151,19 +99,21 @@ class ProcessGroup:
         env: Mapping[str, str],
         cwd: Path | None = None,
         user: str | None = None,
+        job: bool = False,
         stop_signal: signal.Signals = signal.SIGTERM,
         orphan_signal: signal.Signals = signal.SIGTERM,
     ) -> subprocess.Popen[bytes]:
         """Start `argv` with exactly the environment `env`, as `user` if given (root only).
 
-        `stop_signal` asks it to end; `orphan_signal` is what Linux sends it when this process dies without stopping
-        it. Only the main thread may start: the kernel takes the end of the starting thread for the parent's.
-        Its number is not reused before `stop`, so do not `wait` on the result: ask `alive` or `finish`.
+        A `job` may end with exit code 0; whatever else ends by itself is dead to `first_dead`. `stop_signal` asks it
+        to end; `orphan_signal` is what the kernel sends it when this process dies without stopping it. Only the main
+        thread may start: the kernel takes the end of the starting thread for the parent's. Ask `alive` and `finish`
+        rather than `wait` on the result: unreaped, its number cannot become a stranger's before `stop`.
         Raises `EmbeddedError` if the program cannot be run, `ValueError` if the name is running already.
         """
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("expected a start from the main thread, got another thread; start processes from main")
-        if any(one.name == name and _exit_status(one.process) is None for one in self._started):
+        if any(one.name == name and one.status is None for one in self._started):
             raise ValueError(f"expected a name that is free, got {name!r}, which is running; stop it first")
         with uninterrupted(), self.log(name).open("ab") as log:
             try:
@@ -180,7 +130,7 @@ class ProcessGroup:
                 )
             except OSError as error:
                 raise EmbeddedError(f"expected to run {argv[0]}, got: {error}; install it or mend its path") from error
-            self._started.append(_Started(name, process, stop_signal, self._wave))
+            self._started.append(_Started(name, process, identify(process.pid), stop_signal, job, self._wave))
         return process
 
     def scratch(self) -> Path:
@@ -224,22 +174,24 @@ class ProcessGroup:
         while (status := self._status(name)) is None and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         self.stop(name)
-        if status != "exit code 0":
+        if status != _SUCCESS:
             raise self._failure(name, f"to end with exit code 0 within {timeout_s:g} s", status or "no end")
 
     def alive(self, name: str) -> bool:
         """Whether `name` was started and has neither ended nor been stopped."""
-        return any(one.name == name and _exit_status(one.process) is None for one in self._started)
+        return any(one.name == name and one.status is None for one in self._started)
 
     def first_dead(self) -> str | None:
         """The name of the first process that ended though nobody stopped it, or None."""
-        return next((one.name for one in self._started if _exit_status(one.process) is not None), None)
+        return next((one.name for one in self._started if one.dead), None)
 
     def check(self) -> None:
-        """Raise `EmbeddedError`, with the last lines of its log, if a process ended though nobody stopped it."""
-        if name := self.first_dead():
-            raise self._failure(name, "to be running", self._status(name) or "no such process")
+        """Raise `EmbeddedError`, with the last lines of its log, if there is a `first_dead`."""
+        for one in self._started:
+            if one.dead:
+                raise self._failure(one.name, "to be running", str(one.status))
 
+    @held_from_the_call
     def stop(self, *names: str) -> None:
         """End the named processes, or all, with everything they started; then they are forgotten. Idempotent.
 
@@ -259,15 +211,11 @@ class ProcessGroup:
 
     def _status(self, name: str) -> str | None:
         """How the latest process of this name ended; None while it runs. `KeyError` if it was never started."""
-        by_name = {one.name: one.process for one in self._started}
-        return _exit_status(by_name[name])
+        return {one.name: one for one in self._started}[name].status
 
     def _failure(self, name: str, expected: str, got: str) -> EmbeddedError:
-        tail = _tail(self.log(name))
-        return EmbeddedError(
-            f"expected {name} {expected}, got {got}; its log is {self.log(name)}"
-            + (f" and ends with:\n{tail}" if tail else " and is empty")
-        )
+        sentence = f"expected {name} {expected}, got {got}; read {self.log(name)}"
+        return EmbeddedError("\n".join((sentence, *_last_lines(self.log(name)))))
 
 
 def free_ports(count: int) -> list[int]:
@@ -285,10 +233,8 @@ def _identity(user: str | None) -> dict[str, Any]:
     return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
 
 
-def _dies_with(parent: int, signum: signal.Signals) -> Callable[[], None] | None:
-    """What the child runs before the program: ask the kernel for `signum` when the parent dies (Linux only)."""
-    if _LIBC is None:
-        return None
+def _dies_with(parent: int, signum: signal.Signals) -> Callable[[], None]:
+    """What the child runs before the program: ask the kernel for `signum` when the parent dies."""
     prctl = _LIBC.prctl
 
     def in_child() -> None:
@@ -302,36 +248,34 @@ def _dies_with(parent: int, signum: signal.Signals) -> Callable[[], None] | None
 def _exit_status(process: subprocess.Popen[bytes]) -> str | None:
     """How the process ended, without reaping it: an unreaped number cannot become a stranger's."""
     code = process.returncode
-    if code is None and hasattr(os, "waitid"):
-        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if ended is not None:
-            code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
-    elif code is None:  # macOS before Python 3.13
-        code = process.poll()
     if code is None:
-        return None
-    return f"exit code {code}" if code >= 0 else f"its end by {signal.Signals(-code).name}"
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
+            return None
+        code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+    return f"exit code {code}" if code >= 0 else f"its end by signal {-code} ({signal.strsignal(-code)})"
 
 
-def _tail(log: Path) -> str:
+def _last_lines(log: Path) -> list[str]:
     with suppress(OSError), log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
-        return "\n".join(file.read().decode(errors="replace").splitlines()[-_LOG_TAIL_LINES:])
-    return ""
+        return file.read().decode(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+    return []
 
 
 def _end(ending: Sequence[_Started], grace_s: float) -> set[int]:
     """Signal all, wait, kill what is left of them and of their descendants, reap; the numbers that survived."""
-    roots = {one.process.pid for one in ending}
-    family = _family(roots, set())
+    roots = {one.identity for one in ending}
+    family = grow_family(roots, frozenset())
     for one in reversed(ending):
-        with suppress(ProcessLookupError, PermissionError):  # macOS refuses a group of zombies
+        if one.process.returncode is None:  # else its number may be a stranger's by now
             os.killpg(one.process.pid, one.stop_signal)
-    family = _wait_gone(roots, family, grace_s)
+    family = wait_gone(roots, family, grace_s)
     if family:
-        _kill(family)
-        family = _wait_gone(roots, family, _AFTER_KILL_S)
+        kill_family(family)
+        family = wait_gone(roots, family, _AFTER_KILL_S)
+    survivors = {relative.pid for relative in family}
     for one in ending:
-        if one.process.pid not in {pid for pid, _ in family}:
+        if one.process.pid not in survivors:
             one.process.wait()
-    return {pid for pid, _ in family}
+    return survivors

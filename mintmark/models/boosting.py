@@ -134,7 +134,7 @@ class GuidedBoosting:
         if isinstance(query, ScoreQuery):
             return replace(after, scores=np.maximum(total.values[0, :, 0], 0.0).reshape(2, -1))
         assert isinstance(query, TreeQuery)
-        sums = np.divide(total.values, [1.0, HESSIAN])
+        sums = total.values * np.array([1.0, 1 / HESSIAN])
         lam = LEAF_PRIOR + total.noise / HESSIAN
         if query.splits is None:
             known = guidance.from_bins(sums, total.noise, lam, np.array([len(edges) for edges in state.edges]))

@@ -39,7 +39,10 @@ class GaussianRelease:
     @property
     def mu_squared(self) -> float:
         """$\\mu^2$ of this release alone; infinite without noise."""
-        return (self.sensitivity / self.noise_scale) ** 2 if self.noise_scale > 0 else math.inf
+        try:
+            return (self.sensitivity / self.noise_scale) ** 2 if self.noise_scale > 0 else math.inf
+        except OverflowError:
+            return math.inf
 
     @property
     def lattice_slack(self) -> float:

@@ -1,0 +1,98 @@
+"""What a round costs on top of the banks' computing, and what the whole consortium takes in memory.
+
+Starts the one-machine consortium with banks of few rows, so that computing is next to nothing, and runs one campaign on
+each database. A round's time runs from its plan to the next plan. Results: a table, and var/benchmarks/rounds.json.
+
+    python -m benchmarks.rounds [--banks 5] [--rounds 12] [--database postgresql|sqlite|both]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from infra.embedded.consortium import EmbeddedConsortium
+from infra.embedded.demo import CAMPAIGN, environment_for
+from infra.embedded.interrupts import interruptible
+from infra.embedded.processes import ProcessGroup
+from infra.embedded.progress import CampaignWatch
+from mintmark.synthetic import simulate
+
+ROWS_A_BANK = 2_500
+DEADLINE_S = 900
+
+
+def measure(banks: int, rounds: int, database: str) -> dict[str, Any]:
+    """One campaign: seconds of each round, seconds until ready, peak proportional memory of all processes in MiB."""
+    from flows.deployments import campaign_state, start_campaign
+
+    schema, columns = simulate(seed=3, banks=banks, rows=ROWS_A_BANK * banks)
+    with tempfile.TemporaryDirectory(prefix="mintmark-") as directory:
+        state = Path(directory)
+        environment = environment_for(state)
+        os.environ.update(environment)
+        with interruptible(), ProcessGroup(state / "logs") as group:
+            started = time.monotonic()
+            consortium = EmbeddedConsortium(group, state, schema, columns, epsilon=4.0)
+            endpoints, coordinator = consortium.start(environment, lambda _: None, database=database)
+            ready = time.monotonic() - started
+            parameters = {"campaign": CAMPAIGN, "rounds": rounds, "seed": 1, "deadline_s": 120}
+            run = start_campaign(endpoints.prefect_api, parameters)
+            memory, deadline = 0.0, time.monotonic() + DEADLINE_S
+            while (state_now := campaign_state(endpoints.prefect_api, run)[0]) != "COMPLETED":
+                if state_now in ("FAILED", "CRASHED", "CANCELLED") or time.monotonic() > deadline:
+                    raise RuntimeError(f"expected the campaign to complete, got {state_now}")
+                memory = max(memory, _memory_mib())
+                time.sleep(1)
+            watch = CampaignWatch(coordinator.store, CAMPAIGN, consortium.banks, coordinator.signer.public_key)
+            opened = [watch.plan(number).opens_at for number in range(len(watch.rounds()))]
+    seconds = [(later - earlier).total_seconds() for earlier, later in zip(opened, opened[1:], strict=False)]
+    return {
+        "database": endpoints.database,
+        "banks": banks,
+        "ready_seconds": round(ready, 1),
+        "round_seconds": [round(value, 2) for value in seconds],
+        "round_median": round(statistics.median(seconds), 2),
+        "peak_memory_mib": round(memory),
+    }
+
+
+def _memory_mib() -> float:
+    """Proportional set size of this process and all below it."""
+    total = 0
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        try:
+            total += process.memory_full_info().pss
+        except psutil.Error:
+            continue
+    return total / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--banks", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--database", choices=["postgresql", "sqlite", "both"], default="both")
+    arguments = parser.parse_args()
+    databases = ["postgresql", "sqlite"] if arguments.database == "both" else [arguments.database]
+    results = [measure(arguments.banks, arguments.rounds, database) for database in databases]
+    for result in results:
+        print(
+            f"{result['database']:<10} {result['banks']} banks  ready {result['ready_seconds']:5.1f} s  round median "
+            f"{result['round_median']:5.2f} s (max {max(result['round_seconds']):.2f})  memory {result['peak_memory_mib']} MiB"
+        )
+    target = Path("var/benchmarks/rounds.json")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
