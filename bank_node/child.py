@@ -1,13 +1,15 @@
-"""The job child: one warm process, one plan, one answer; and the worker's end of the two pipes to it.
+"""The job child: a warm process that answers each plan in a fork of itself; and the worker's end of the pipes to it.
 
-`python -m bank_node.child --home DIR` imports the heavy stack ahead of need, says that it is ready, reads one plan from
-stdin, answers it and exits. Lines are JSON:
+`python -m bank_node.child --home DIR` imports the heavy stack ahead of need, which takes seconds, says that it is ready
+and reads a plan from stdin. Each plan is answered in a fork, which takes milliseconds to make, holds nothing of an earlier
+plan and ends with its answer (docs/adr/0006). Lines are JSON:
 
     worker -> child   {"plan_key": "public/campaigns/cards/plans/0001-00", "plan_digest": "9f86..."}
-    child -> worker   {"event": "ready"}, then one of
+    child -> worker   {"event": "ready"}, then for each plan one of
                       {"event": "answered", "status": "sent", "reason": ""}
                       {"event": "answered", "status": "refused", "reason": "over_budget"}
                       {"event": "failed"}
+                      and {"event": "ready"} again
 
 The child holds the bank's keys and data, so it knows nothing of Prefect: no import, no variable, no credential. What
 libraries print goes to stderr, the bank's own log, and so does every exception: neither has a way into an answer. It
@@ -25,15 +27,17 @@ import argparse
 import asyncio
 import contextlib
 import ctypes
+import gc
 import logging
 import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Literal, TextIO
+from typing import BinaryIO, Literal, NoReturn, TextIO
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -60,7 +64,7 @@ class PlanParameters(BaseModel):
 
 
 class Ready(BaseModel):
-    """The child's first line: its imports are done."""
+    """The child waits for a plan: its imports are done."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -68,7 +72,7 @@ class Ready(BaseModel):
 
 
 class Verdict(BaseModel):
-    """The child's last line. Every field is bounded, so that nothing else can travel in it."""
+    """What became of a plan. Every field is bounded, so that nothing else can travel in it."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -89,13 +93,14 @@ def child_command(home: Path) -> tuple[str, ...]:
 def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The worker's environment without Prefect's variables, and with this package importable under -P."""
     kept = {name: value for name, value in environ.items() if not name.startswith("PREFECT")}
+    kept.setdefault("OPENBLAS_NUM_THREADS", "1")  # a process with threads is not to be forked
     root = str(Path(__file__).resolve().parent.parent)
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environ.get("PYTHONPATH"))))
     return kept
 
 
 class Child:
-    """The worker's end: a process that answers one plan."""
+    """The worker's end: a process that answers plans, one at a time."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -124,10 +129,11 @@ class Child:
         return self._process.returncode is None
 
     async def answer(self, plan: PlanParameters, timeout_s: float) -> Verdict:
-        """Hand the plan over and wait for the verdict, at most `timeout_s`; the child is gone afterwards.
+        """Hand the plan over and wait for the verdict, at most `timeout_s`; without one the child is gone afterwards.
 
         A child that dies, stalls or talks nonsense is a failed job, never an error of the worker.
         """
+        verdict = None
         try:
             async with asyncio.timeout(timeout_s):
                 assert self._process.stdin is not None  # a pipe since spawn
@@ -135,14 +141,15 @@ class Child:
                 self._process.stdin.write(plan.model_dump_json().encode() + b"\n")
                 await self._process.stdin.drain()
                 Ready.model_validate_json(await self._line())
-                return Verdict.model_validate_json(await self._line())
+                verdict = Verdict.model_validate_json(await self._line())
         except TimeoutError:
             log.error("child %d: expected an answer within %g s, got none", self.pid, timeout_s)
         except (ValueError, OSError) as error:
             log.error("child %d: expected an answer, got %s", self.pid, type(error).__name__)
         finally:
-            await self.end()
-        return FAILED
+            if verdict is None:
+                await self.end()
+        return verdict or FAILED
 
     def kill(self) -> None:
         """Kill the child and all that it started; harmless when it is gone already."""
@@ -167,34 +174,56 @@ class Child:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Warm up, answer one plan, exit. Returns 0 when a verdict was given or the worker left."""
+    """Warm up, then answer plans until stdin ends."""
     parser = argparse.ArgumentParser(prog="python -m bank_node.child")
     parser.add_argument("--home", type=Path, required=True)
     home: Path = parser.parse_args(argv).home
     logging.basicConfig(format=LOG_FORMAT)
     for name in ("bank_node", "mintmark"):
         logging.getLogger(name).setLevel(logging.INFO)
-    _die_with_the_worker()
+    _die_with_the_parent()
     orders, answers = _take_the_pipes()
 
     from bank_node import local_round  # late: it imports the whole stack
 
     local_round.warm()
-    print(Ready().model_dump_json(), file=answers, flush=True)
-    line = orders.readline(MAX_LINE_BYTES)
-    if not line:
-        return 0
-    threading.Thread(target=_exit_at_the_end_of, args=(orders,), daemon=True).start()
+    gc.freeze()  # what is loaded stays shared between the forks
+    while True:
+        print(Ready().model_dump_json(), file=answers, flush=True)
+        if not (line := orders.readline(MAX_LINE_BYTES)):
+            return 0
+        fork = os.fork()
+        if fork == 0:
+            _answer_and_exit(home, line, orders, answers)
+        _, status = os.waitpid(fork, 0)
+        if status:
+            log.error("the local job's process ended with status %d", os.waitstatus_to_exitcode(status))
+            print(FAILED.model_dump_json(), file=answers, flush=True)
+
+
+def _answer_and_exit(home: Path, line: bytes, orders: BinaryIO, answers: TextIO) -> NoReturn:
+    """In the fork: answer one plan, say what became of it, end. Nothing of the parent's runs on the way out."""
+    code = 1
+    try:
+        _die_with_the_parent()
+        threading.Thread(target=_exit_at_the_end_of, args=(orders,), daemon=True).start()
+        print(_verdict(home, line).model_dump_json(), file=answers, flush=True)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _verdict(home: Path, line: bytes) -> Verdict:
+    from bank_node import local_round
+
     try:
         plan = PlanParameters.model_validate_json(line)
         answer = local_round.answer_plan(home, plan.plan_key, plan.plan_digest, datetime.now(UTC))
         fields = {"status": str(answer.status), "reason": str(answer.reason)}
-        verdict = Verdict.model_validate({"event": "answered", **fields})
+        return Verdict.model_validate({"event": "answered", **fields})
     except Exception:
         log.exception("the local job failed")
-        verdict = FAILED
-    print(verdict.model_dump_json(), file=answers, flush=True)
-    return 0
+        return FAILED
 
 
 def _take_the_pipes() -> tuple[BinaryIO, TextIO]:
@@ -207,14 +236,16 @@ def _take_the_pipes() -> tuple[BinaryIO, TextIO]:
     return open(orders, "rb", buffering=0), open(answers, "w", encoding="ascii")
 
 
-def _die_with_the_worker() -> None:
-    """Ask Linux to kill this process when the worker dies, also in the midst of a long computation."""
+def _die_with_the_parent() -> None:
+    """Ask Linux to kill this process when the parent dies, also in the midst of a long computation."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _exit_at_the_end_of(orders: BinaryIO) -> None:
-    orders.read(1)
+    hangup = select.poll()
+    hangup.register(orders, 0)  # takes no byte: it would be the next plan's
+    hangup.poll()
     os._exit(1)
 
 

@@ -31,7 +31,7 @@ from mintmark.privacy.ledger import EntryKind, Ledger, entry_after, write_durabl
 from mintmark.privacy.mechanism import BoundedSum, bounded_sum, release
 from mintmark.roster import MAX_ROSTER_BYTES, Roster
 from mintmark.round import PLAN_TYPE
-from mintmark.s3 import S3Store
+from mintmark.s3 import S3Location, S3Store
 from mintmark.schema import FeatureSchema, parse_schema
 from mintmark.table import Table
 
@@ -96,6 +96,7 @@ def warm() -> None:
 
     for module in (dp_accounting, lightgbm, opendp.prelude):
         log.debug("loaded %s", module.__name__)
+    S3Store(S3Location("http://127.0.0.1:9", "none", "none", "none"))  # loads boto3's models; asks nobody anything
 
 
 def open_bank(home: Home) -> Bank:

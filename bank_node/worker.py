@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 # Before Prefect is imported: at its first import on a terminal it would report to its makers.
-os.environ["DO_NOT_TRACK"] = "1"
+os.environ["DO_NOT_TRACK"] = "true"
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -182,8 +182,8 @@ class BankWorker(BaseWorker[BankJobConfiguration, Any, BankResult]):
                 async with asyncio.timeout(GOODBYE_S):
                     await self._bell.propose(flow_run.id, bell.STOPPED)
             raise
-        # Only now, so that warming does not compete with the job for the machine.
-        self._spare = await self._spawn()
+        # A new one only now, so that warming does not compete with the job for the machine.
+        self._spare = child if child.alive else await self._spawn()
         return BankResult(identifier=str(child.pid), status_code=0)
 
     @override

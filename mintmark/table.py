@@ -103,7 +103,8 @@ def _category_codes(feature: Feature, column: npt.NDArray[np.generic]) -> tuple[
     codes |= {int(word): code for word, code in codes.items() if isinstance(word, str) and _is_integer(word)}
     words = column.tolist()
     values = np.array([codes.get(word, np.nan) for word in words], dtype=np.float64)
-    return values, sum(word not in codes and not _is_missing(word) for word in words)
+    unknown = {word for word in set(words) if word not in codes and not _is_missing(word)}
+    return values, sum(word in unknown for word in words) if unknown else 0
 
 
 def _is_integer(word: str) -> bool:

@@ -52,11 +52,12 @@ def register(
     else:
         _ensure_registered(client, name)
         run_id = _log_run(coordinator, client, artifact.campaign, model_digest, report, flow_run_page)
-        model_uri = _log_booster(
-            coordinator, run_id, learner_of(artifact.campaign).export(replay(artifact, coordinator.schema))
-        )
+        text = learner_of(artifact.campaign).export(replay(artifact, coordinator.schema))
+        logged = _log_booster(coordinator, run_id, text)
         tags = {_CAMPAIGN_TAG: campaign, _DIGEST_TAG: model_digest}
-        version = client.create_model_version(name, model_uri, run_id=run_id, tags=tags)
+        version = client.create_model_version(
+            name, logged.model_uri, run_id=run_id, tags=tags, model_id=logged.model_id
+        )
     client.set_registered_model_alias(name, ALIAS, version.version)
     registered = RegisteredModel(
         name=name,
@@ -117,8 +118,8 @@ def _log_run(
     return run_id
 
 
-def _log_booster(coordinator: Coordinator, run_id: str, text: str) -> str:
-    """Log the Booster with signature and input example; returns its models:/ URI."""
+def _log_booster(coordinator: Coordinator, run_id: str, text: str) -> Any:
+    """Log the Booster with its signature; returns MLflow's record of it."""
     import lightgbm
     import mlflow
     from mlflow.models import ModelSignature
@@ -128,10 +129,9 @@ def _log_booster(coordinator: Coordinator, run_id: str, text: str) -> str:
     columns = [ColSpec(DataType.double, name, required=False) for name in coordinator.schema.names]
     signature = ModelSignature(Schema(columns), Schema([ColSpec(DataType.double)]))
     with mlflow.start_run(run_id=run_id):
-        logged = mlflow.lightgbm.log_model(
+        return mlflow.lightgbm.log_model(
             load(text), name="model", signature=signature, pip_requirements=[f"lightgbm=={lightgbm.__version__}"]
         )
-    return str(logged.model_uri)
 
 
 def _curves(report: EvaluationReport) -> Any:

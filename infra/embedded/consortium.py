@@ -62,9 +62,7 @@ class EmbeddedConsortium:
     def coordinator_home(self) -> Path:
         return self.state / "coordinator"
 
-    def start(
-        self, environment: Mapping[str, str], say: Callable[[str], None]
-    ) -> tuple[Endpoints, Coordinator]:
+    def start(self, environment: Mapping[str, str], say: Callable[[str], None]) -> tuple[Endpoints, Coordinator]:
         """Servers, folders, roster, deployments, workers. Returns when campaigns can be started."""
         root = Credentials.random()
         endpoints = start_servers(

@@ -58,7 +58,17 @@ class _Signals:
 _signals = _Signals()
 
 
+def held_from_the_call(function: _Function) -> _Function:
+    """Mark a clean-up that holds signals from its very call on; it must enter `uninterrupted()` to raise them after.
+
+    Without it a signal between the call of an `__exit__` and its first line would skip the clean-up.
+    """
+    _signals.holding_functions.add(function.__code__)
+    return function
+
+
 @contextmanager
+@held_from_the_call
 def interruptible() -> Iterator[None]:
     """Turn SIGINT, SIGTERM and SIGHUP into `Interrupted`, and restore the earlier handlers at the end.
 
@@ -69,6 +79,7 @@ def interruptible() -> Iterator[None]:
     try:
         for signum in earlier:
             signal.signal(signum, _signals.on_signal)
+        _signals.raise_pending()
         yield
     finally:
         with uninterrupted():
@@ -86,12 +97,3 @@ def uninterrupted() -> Iterator[None]:
         _signals.holders -= 1
         if not _signals.holders:
             _signals.raise_pending()
-
-
-def held_from_the_call(function: _Function) -> _Function:
-    """Mark a clean-up that holds signals from its very call on; it must enter `uninterrupted()` to raise them after.
-
-    Without it a signal between the call of an `__exit__` and its first line would skip the clean-up.
-    """
-    _signals.holding_functions.add(function.__code__)
-    return function

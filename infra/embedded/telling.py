@@ -40,8 +40,9 @@ def tell_round(console: Console, progress: RoundProgress, last: int, banks: tupl
             words.append(f"[yellow]{bank} {rejected.get(bank, 'late')}[/yellow]")
     what = "evaluate" if progress.round == last else WHAT_ROUNDS_DO.get(progress.round, "ten trees")
     console.print(
-        f"  round {progress.round:>2} of {last}  {what:<19} {'  '.join(words)}  [dim]{manifest.seconds:.1f} s[/dim]",
+        f"  round {progress.round:>2} of {last}  [dim]{manifest.seconds:>4.1f} s[/dim]  {what:<18}  {'  '.join(words)}",
         highlight=False,
+        soft_wrap=True,
     )
 
 
