@@ -9,6 +9,7 @@ each database. A round's time runs from its plan to the next plan. Results: a ta
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -42,7 +43,7 @@ def measure(banks: int, rounds: int, database: str) -> dict[str, Any]:
         with interruptible(), ProcessGroup(state / "logs") as group:
             started = time.monotonic()
             consortium = EmbeddedConsortium(group, state, schema, columns, epsilon=4.0)
-            endpoints, coordinator = consortium.start(environment, lambda _: None, database=database)
+            endpoints, coordinator = consortium.start(environment, lambda _: None, postgresql=database == "postgresql")
             ready = time.monotonic() - started
             parameters = {"campaign": CAMPAIGN, "rounds": rounds, "seed": 1, "deadline_s": 120}
             run = start_campaign(endpoints.prefect_api, parameters)
@@ -54,7 +55,7 @@ def measure(banks: int, rounds: int, database: str) -> dict[str, Any]:
                 time.sleep(1)
             watch = CampaignWatch(coordinator.store, CAMPAIGN, consortium.banks, coordinator.signer.public_key)
             opened = [watch.plan(number).opens_at for number in range(len(watch.rounds()))]
-    seconds = [(later - earlier).total_seconds() for earlier, later in zip(opened, opened[1:], strict=False)]
+    seconds = [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(opened)]
     return {
         "database": endpoints.database,
         "banks": banks,
@@ -86,9 +87,10 @@ def main() -> None:
     results = [measure(arguments.banks, arguments.rounds, database) for database in databases]
     for result in results:
         print(
-            f"{result['database']:<10} {result['banks']} banks  ready {result['ready_seconds']:5.1f} s  round median "
-            f"{result['round_median']:5.2f} s (max {max(result['round_seconds']):.2f})  memory {result['peak_memory_mib']} MiB"
+            f"{result['database']:<10} {result['banks']} banks  ready after {result['ready_seconds']:.1f} s", end="  "
         )
+        print(f"round median {result['round_median']:.2f} s, max {max(result['round_seconds']):.2f} s", end="  ")
+        print(f"memory {result['peak_memory_mib']} MiB")
     target = Path("var/benchmarks/rounds.json")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(results, indent=2) + "\n")

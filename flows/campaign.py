@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import threading
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -18,7 +19,7 @@ from mintmark.models.boosting import GuidedBoosting
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
 from tasks.coordinator import home_from, open_coordinator
 from tasks.evaluation import evaluate_model
-from tasks.register import RegisteredModel, register_model
+from tasks.register import RegisteredModel, load_mlflow, register_model
 
 TRIM = 0.35  # of the weight from each side: what held against every attack tried, docs/robust.md
 CLIP = {PrivacyUnit.CUSTOMER: 0.5, PrivacyUnit.TRANSACTION: 1.0}
@@ -70,9 +71,10 @@ def run_campaign(
         cohort=cohort,
         quorum=quorum or math.ceil(len(cohort) * 3 / 4),
     )
+    threading.Thread(target=load_mlflow, daemon=True).start()  # takes seconds: while the banks work
     model_digest = coordinator.publish_model(ModelArtifact(terms))
-    for _ in range(rounds + 1):
-        model_digest = federated_round(campaign, model_digest, deadline_s=deadline_s)
+    for number in range(rounds + 1):
+        model_digest = federated_round(campaign, number, model_digest, deadline_s=deadline_s)
     report = evaluate_model(coordinator, campaign, model_digest)
     page = f"{coordinator.settings.prefect_ui}/runs/flow-run/{flow_run.get_id()}"
     registered = register_model(coordinator, campaign, model_digest, report, page)

@@ -48,7 +48,11 @@ def demo(
     from infra.embedded.demo import DemoOptions, run_demo
 
     options = DemoOptions(banks, rounds, epsilon, seed, rule, liars, data, schema, report, keep)
-    run_demo(options, Console())
+    try:
+        run_demo(options, Console())
+    except KeyboardInterrupt:
+        print("Interrupted: everything that was started is stopped.", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -75,9 +79,6 @@ def main() -> None:
     except (MintmarkError, OSError) as error:
         print(f"mintmark: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("mintmark: interrupted; everything it started is stopped", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

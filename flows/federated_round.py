@@ -1,6 +1,6 @@
 """One round, as it is spoken: dispatch the plan, ring the banks, collect their updates, aggregate.
 
-Bounds and messages pass through the mailbox; between the steps go names and digests only.
+Plans and updates pass through the mailbox; between the steps go names and digests only.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from tasks.dispatch import dispatch_plan
 from tasks.training import ring_banks
 
 
-@flow(name="federated-round", flow_run_name="{campaign} after {model_digest:.8}", persist_result=False)
-def federated_round(campaign: str, model_digest: str, attempt: int = 0, deadline_s: float = 600.0) -> str:
-    """Run the round that follows the model `model_digest`; returns the digest of the model after it.
+@flow(name="federated-round", flow_run_name="{campaign} round {round}", persist_result=False)
+def federated_round(campaign: str, round: int, model_digest: str, attempt: int = 0, deadline_s: float = 600.0) -> str:
+    """Run round `round`, which follows the model `model_digest`; returns the digest of the model after it.
 
     Run again after a kill it goes on where the mailbox says it was: same plan, same updates, same model.
     """
     coordinator = open_coordinator(home_from(dict(os.environ)))
-    plan = dispatch_plan(coordinator, campaign, model_digest, attempt, datetime.now(UTC), deadline_s)
+    plan = dispatch_plan(coordinator, campaign, round, model_digest, attempt, datetime.now(UTC), deadline_s)
     ring_banks(plan, plan.campaign.cohort)
     answered = collect_updates(coordinator, plan)
     return aggregate_updates(coordinator, plan, answered, datetime.now(UTC))

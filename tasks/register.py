@@ -37,6 +37,13 @@ class RegisteredModel(Agreed):
     page: str
 
 
+def load_mlflow() -> None:
+    """Import what registration needs, ahead of need."""
+    import lightgbm  # noqa: F401
+    import matplotlib.figure  # noqa: F401
+    import mlflow.lightgbm  # noqa: F401
+
+
 def register(
     coordinator: Coordinator, campaign: str, model_digest: str, report: EvaluationReport, flow_run_page: str
 ) -> RegisteredModel:

@@ -122,7 +122,8 @@ class Consortium:
         return self.coordinator.publish_model(ModelArtifact(terms))
 
     def plan(self, model_digest: str, campaign: str = "cards", attempt: int = 0, deadline_s: float = 60.0) -> RoundPlan:
-        return publish_plan(self.coordinator, campaign, model_digest, attempt, self.now, deadline_s)
+        settled = len(self.coordinator.model(campaign, model_digest).history)
+        return publish_plan(self.coordinator, campaign, settled, model_digest, attempt, self.now, deadline_s)
 
     def answer(
         self, name: str, plan: RoundPlan, *, digest: str | None = None, store: ObjectStore | None = None

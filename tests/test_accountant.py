@@ -40,9 +40,10 @@ deltas = st.floats(math.log(1e-10), math.log(5e-3)).map(math.exp)
 @settings(max_examples=100, deadline=None)
 @given(mus, deltas)
 def test_epsilon_is_the_closed_forms_and_never_below(mu: float, delta: float) -> None:
-    """At the stated epsilon the exact delta is at most the asked one, and a little below that epsilon it is more."""
+    """At the stated epsilon the exact delta is at most the asked one, less a thousandth for the lattice; a little below
+    that epsilon it is more."""
     spent = epsilon([with_mu(mu)], delta=delta)
-    assert exact_delta(spent, mu) <= delta
+    assert exact_delta(spent, mu) <= delta * (1 - 1e-3) * (1 + 1e-14)
     if spent > 0:
         assert exact_delta(spent * 0.998 - 1e-4, mu) > delta
 
@@ -118,6 +119,7 @@ def test_unknown_events_are_refused(event: object) -> None:
         (10**200, 2.0**20, 1),
     ],
 )
+@pytest.mark.filterwarnings("ignore:divide by zero")
 def test_what_cannot_be_priced_costs_infinity(sensitivity: float, noise_scale: float, coordinates: float) -> None:
     """No noise, no number, too coarse a lattice or too much of everything: infinity, alone and among others."""
     event = GaussianRelease(sensitivity, noise_scale, coordinates)  # type: ignore[arg-type]
@@ -146,7 +148,7 @@ def test_total_mu_is_all_that_a_target_allows(target: float, delta: float, round
 def discrete_gaussian(scale: float, ends: int) -> np.ndarray:
     """P(k) for k = -ends..ends."""
     weights = np.exp(-np.square(np.arange(-ends, ends + 1) / scale) / 2)
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum())
 
 
 @pytest.mark.parametrize("scale", [4.0, 4.7, 8.0, 11.3, 16.0, 32.0, 64.0, 100.0])
@@ -173,5 +175,5 @@ def test_slack_covers_what_the_lattice_costs(scale: float, shift: int) -> None:
 
 def test_releases_state_the_slack_that_was_checked() -> None:
     """A release claims the bound above for each of its coordinates, and none below the scale it is proven for."""
-    assert GaussianRelease(1, 2.0**20, 7).lattice_slack == pytest.approx(7 / (24 * 2.0**40))
+    assert GaussianRelease(1, 2.0**20, 7).lattice_slack == pytest.approx(7 / (24 * 2.0**40), rel=1e-12, abs=0)
     assert GaussianRelease(1, MIN_NOISE_SCALE * 0.999, 7).lattice_slack == math.inf

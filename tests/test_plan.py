@@ -133,7 +133,7 @@ def test_an_unknown_field_is_refused(at: At) -> None:
         read(changed((*at, "more"), 1))
 
 
-ALLOWED = {
+ALLOWED: dict[At, list[object]] = {
     ("campaign", "privacy", "epsilon"): [None, 1.5],
     ("campaign", "privacy", "clip"): [1.5],
     ("noise_scale",): [1.5],
@@ -145,7 +145,8 @@ ALLOWED = {
 @pytest.mark.parametrize("at", FIELDS, ids=".".join)
 def test_a_field_of_another_type_is_refused(at: At) -> None:
     """Null, booleans, texts, numbers, lists and objects where something else belongs are refused, never converted."""
-    for wrong in (None, True, "?", "7", -7, 1.5, [], ["bank-a"], {}):
+    others: list[object] = [None, True, "?", "7", -7, 1.5, [], ["bank-a"], {}]
+    for wrong in others:
         if wrong in ALLOWED.get(at, []):
             continue
         with pytest.raises(ProtocolError, match="RoundPlan"):

@@ -50,8 +50,9 @@ class EmbeddedConsortium:
     ) -> None:
         self._group, self.state, self.schema = group, state, schema
         self.banks = tuple(sorted(banks))
-        self._columns, self._epsilon = banks, epsilon
-        self.files = write_bank_files(banks, schema, state / "data")
+        self._epsilon = epsilon
+        self._training_rows = {bank: int((~columns[schema.test].astype(bool)).sum()) for bank, columns in banks.items()}
+        self._files = write_bank_files(banks, schema, state / "data")
         self.schema_file = state / "schema.toml"
         self.schema_file.write_text(dump_schema(schema))
 
@@ -62,11 +63,19 @@ class EmbeddedConsortium:
     def coordinator_home(self) -> Path:
         return self.state / "coordinator"
 
-    def start(self, environment: Mapping[str, str], say: Callable[[str], None]) -> tuple[Endpoints, Coordinator]:
+    def start(
+        self, environment: Mapping[str, str], say: Callable[[str], None], *, postgresql: bool = True
+    ) -> tuple[Endpoints, Coordinator]:
         """Servers, folders, roster, deployments, workers. Returns when campaigns can be started."""
         root = Credentials.random()
         endpoints = start_servers(
-            self._group, self.state, bucket=BUCKET, storage_root=root, on_ready=say, base_env=environment
+            self._group,
+            self.state,
+            bucket=BUCKET,
+            storage_root=root,
+            on_ready=say,
+            base_env=environment,
+            postgresql=postgresql,
         )
         coordinator = self._make_folders(endpoints, root)
         prefect = dict(environment) | {"PREFECT_API_URL": endpoints.prefect_api}
@@ -101,12 +110,11 @@ class EmbeddedConsortium:
         members = []
         for bank in self.banks:
             card = self._make_bank(endpoints, root, bank, signing_key)
-            rows = int((~self._columns[bank][self.schema.test].astype(bool)).sum())
             members.append(
                 Member(
                     bank=bank,
                     signing_key=card.signing_key,
-                    rows_band=rows_band(rows),
+                    rows_band=rows_band(self._training_rows[bank]),
                     valid_from=now - timedelta(minutes=1),
                     valid_until=now + VALID_FOR,
                 )
@@ -134,7 +142,7 @@ class EmbeddedConsortium:
             smallest_cohort=min(3, len(self.banks)), epsilon=self._epsilon, epsilon_per_year=3 * self._epsilon
         )
         card = enrol.create_home(self.bank_home(bank), settings, self.schema, _storage_key(user), policy)
-        self.files[bank].rename(self.bank_home(bank) / settings.data)
+        self._files[bank].rename(self.bank_home(bank) / settings.data)
         return card
 
 

@@ -23,13 +23,13 @@ from rich.console import Console
 
 from bank_node.settings import Home
 from bank_node.table import load_table
-from infra.embedded.comparison import auprc, pooled
+from infra.embedded.comparison import auprc
 from infra.embedded.consortium import EmbeddedConsortium
 from infra.embedded.dataset import load_dataset
 from infra.embedded.interrupts import interruptible
 from infra.embedded.processes import ProcessGroup
 from infra.embedded.progress import CampaignWatch, RoundProgress
-from infra.embedded.servers import Endpoints
+from infra.embedded.servers import NO_TELEMETRY, Endpoints
 from infra.embedded.telling import tell_banks, tell_open_round, tell_report, tell_round
 from mintmark.campaign import learner_of, replay
 from mintmark.errors import DataError, MintmarkError
@@ -73,21 +73,36 @@ def run_demo(options: DemoOptions, console: Console) -> None:
     state = Path(tempfile.mkdtemp(prefix="mintmark-"))
     environment = environment_for(state)
     os.environ.update(environment)  # before Prefect is imported here, so that it keeps to the demo's folder too
-    sound = False
+    keep_logs = True
     try:
+        console.rule(f"[bold]Mintmark[/bold]: {len(banks)} banks, {options.rounds} rounds, epsilon {options.epsilon:g}")
+        tell_banks(console, schema, banks)
         with interruptible(), ProcessGroup(state / "logs") as group:
-            report = _campaign(options, console, group, state, schema, banks, environment, started)
-            sound = True
+            consortium = EmbeddedConsortium(group, state, schema, banks, options.epsilon)
+            del banks  # on disk now, each bank's with that bank
+            report = _campaign(options, console, group, consortium, environment, started)
             if options.report:
                 options.report.write_text(json.dumps(report, indent=2) + "\n")
+            keep_logs = False
             if options.keep:
                 console.print("\nEverything stays up for browsing. Ctrl-C ends it.")
                 _stay(group)
+    except KeyboardInterrupt:
+        keep_logs = False
+        raise
     finally:
-        if sound:
-            shutil.rmtree(state, ignore_errors=True)
+        if keep_logs:
+            _keep_only_logs(state)
+            console.print(f"Stopped. The logs are in {state / 'logs'}.", highlight=False, soft_wrap=True)
         else:
-            console.print(f"Stopped. The logs are in {state / 'logs'}.", highlight=False)
+            shutil.rmtree(state, ignore_errors=True)
+
+
+def _keep_only_logs(state: Path) -> None:
+    """Rows, keys and databases go; the logs hold none of them."""
+    for path in state.iterdir():
+        if path.name != "logs":
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def _input(options: DemoOptions) -> tuple[FeatureSchema, Mapping[str, Columns]]:
@@ -113,23 +128,17 @@ def environment_for(state: Path) -> dict[str, str]:
     }
     # One thread for each process: the banks share this machine, and idle BLAS threads only spin.
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return kept | threads | {"DO_NOT_TRACK": "1", "PREFECT_HOME": str(state / "prefect"), "PYTHONUNBUFFERED": "1"}
+    return kept | threads | dict(NO_TELEMETRY) | {"PREFECT_HOME": str(state / "prefect"), "PYTHONUNBUFFERED": "1"}
 
 
 def _campaign(
     options: DemoOptions,
     console: Console,
     group: ProcessGroup,
-    state: Path,
-    schema: FeatureSchema,
-    banks: Mapping[str, Columns],
+    consortium: EmbeddedConsortium,
     environment: dict[str, str],
     started: float,
 ) -> dict[str, Any]:
-    console.rule(f"[bold]Mintmark[/bold]: {len(banks)} banks, {options.rounds} rounds, epsilon {options.epsilon:g}")
-    tell_banks(console, schema, banks)
-    consortium = EmbeddedConsortium(group, state, schema, banks, options.epsilon)
-
     def say(what: str) -> None:
         console.print(f"  [green]ready[/green] {what}  [dim]{time.monotonic() - started:.0f} s[/dim]", highlight=False)
 
@@ -199,9 +208,12 @@ def _federated_auprc(consortium: EmbeddedConsortium, coordinator: Coordinator, w
     """The finished model on the pooled test rows, which only the demonstration can see."""
     artifact = coordinator.model(CAMPAIGN, watch.plan(watch.closed - 1).model_digest)
     booster = load(learner_of(artifact.campaign).export(replay(artifact, consortium.schema)))
-    tables = [load_table(Home(consortium.bank_home(bank)).data, consortium.schema) for bank in consortium.banks]
-    features, labels = pooled([table.test_part() for table in tables])
-    return auprc(labels, np.asarray(booster.predict(features, raw_score=True)))
+    labels, scores = [], []
+    for bank in consortium.banks:  # one at a time: they may be large
+        rows = load_table(Home(consortium.bank_home(bank)).data, consortium.schema).test_part()
+        labels.append(rows.labels)
+        scores.append(np.asarray(booster.predict(rows.features, raw_score=True)))
+    return auprc(np.concatenate(labels), np.concatenate(scores))
 
 
 def _epsilon(home: Path, watch: CampaignWatch) -> float:

@@ -59,7 +59,7 @@ _signals = _Signals()
 
 
 def held_from_the_call(function: _Function) -> _Function:
-    """Mark a clean-up that holds signals from its very call on; it must enter `uninterrupted()` to raise them after.
+    """Mark a clean-up that holds signals from its very call on; what it runs must raise them at its end.
 
     Without it a signal between the call of an `__exit__` and its first line would skip the clean-up.
     """
@@ -74,17 +74,18 @@ def interruptible() -> Iterator[None]:
 
     A signal that was ignored stays ignored, as `nohup` and the background jobs of a script expect. Main thread only.
     """
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    wanted = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)  # SIGINT last: its earlier handler raises at once
     earlier = {signum: signal.getsignal(signum) for signum in wanted if signal.getsignal(signum) != signal.SIG_IGN}
+    _signals.pending = None
     try:
         for signum in earlier:
             signal.signal(signum, _signals.on_signal)
         _signals.raise_pending()
         yield
     finally:
-        with uninterrupted():
-            for signum, handler in earlier.items():
-                signal.signal(signum, handler)
+        for signum, handler in earlier.items():
+            signal.signal(signum, handler)
+        _signals.raise_pending()
 
 
 @contextmanager

@@ -132,8 +132,6 @@ def _start_store(group: ProcessGroup, home: Path, env: Mapping[str, str], port: 
         "AWS_ACCESS_KEY_ID": root.access_key,
         "S3_PERSIST": "1",
         "S3_DATA_DIR": str(home / "s3"),
-        "PERSIST_STATE": "1",
-        "STATE_DIR": str(home / "ministack"),
         "LOG_LEVEL": "WARNING",
         # Two listeners it opens besides SERVICES, on fixed ports and all interfaces.
         "IOT_MTLS_ENABLED": "0",
@@ -141,24 +139,32 @@ def _start_store(group: ProcessGroup, home: Path, env: Mapping[str, str], port: 
         # When it starts and stops it removes containers it takes for its own: it finds no engine.
         "DOCKER_HOST": f"unix://{home}/no-container-engine",
     }
-    group.start("ministack", [sys.executable, "-m", "ministack"], env={**env, **settings}, cwd=home)
+    # Objects are on disk when a put is answered; a clean end would wait seconds for connections kept alive.
+    group.start(
+        "ministack",
+        [sys.executable, "-m", "ministack"],
+        env={**env, **settings},
+        cwd=home,
+        stop_signal=signal.SIGKILL,
+        orphan_signal=signal.SIGKILL,
+    )
     return f"http://{_HOST}:{port}"
 
 
 def _choose_databases(
     group: ProcessGroup, env: Mapping[str, str], on_ready: Callable[[str], None], postgresql: bool
 ) -> _Databases:
-    reason = "as asked"
+    told = "SQLite"
     if postgresql:
         try:
             server = start_postgresql(group, env, databases=["prefect", "mlflow"])
         except EmbeddedError as error:
-            reason = f"slower; {str(error).splitlines()[0]}"
+            told = f"SQLite, which is slower than PostgreSQL: {str(error).splitlines()[0]}"
         else:
             on_ready("PostgreSQL")
             url = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": server.url("asyncpg", "prefect")}
             return _Databases("postgresql", url, server.url("psycopg2", "mlflow"))
-    on_ready(f"SQLite ({reason})")
+    on_ready(told)
     return _Databases("sqlite", {}, "sqlite:///mlflow.db")  # Prefect's is in PREFECT_HOME, MLflow's in its folder
 
 

@@ -49,7 +49,7 @@ def weights_for(rule: str, sizes: Floats, trim: float) -> Floats:
     more than `MAX_SHARE`, and no trim * n banks together more than `trim`: so many liars are cut whole, the largest too.
     (By size squared, the inverse of the noise's variance, was worse where banks differ: docs/learning.md.)"""
     if rule != "trimmed_mean":
-        return sizes / sizes.sum()
+        return np.asarray(sizes / sizes.sum())
     liars = math.floor(trim * len(sizes) + 1e-9)
     return capped(sizes, min(MAX_SHARE, trim / liars) if liars else MAX_SHARE)
 

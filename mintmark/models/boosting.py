@@ -167,9 +167,10 @@ def leaf_values(levels: list[Floats], noise: float, lam: float) -> Floats:
     value = np.zeros(levels[0].shape[:2])
     leaves = levels[-1].shape[1]
     for sums in levels:
-        value = np.repeat(value, sums.shape[1] // value.shape[1], axis=1)
+        nodes = int(sums.shape[1])
+        value = np.repeat(value, nodes // value.shape[1], axis=1)
         gradient, hessian = sums[..., 0], np.maximum(sums[..., 1], 0.0)
-        variance = noise**2 * (leaves // sums.shape[1])
+        variance = noise**2 * (leaves // nodes)
         residual = gradient + hessian * value
         keep = np.maximum(0.0, 1 - variance / np.maximum(residual**2, 1e-300))
         value = np.clip(value - keep * residual / (hessian + lam), -LEAF_BOUND, LEAF_BOUND)
