@@ -41,7 +41,7 @@ def run_campaign(
     campaign: Annotated[
         str, Field(pattern="^[a-z0-9][a-z0-9-]{0,39}$", description="A new name, such as cards-2026-w14")
     ],
-    epsilon: Annotated[float, Field(gt=0, le=100, description="What the whole campaign may cost every customer")] = 4.0,
+    epsilon: Annotated[float, Field(gt=0, le=10, description="What the whole campaign may cost every customer")] = 4.0,
     rounds: Annotated[int, Field(ge=3, le=100, description="Training rounds; one more evaluates the model")] = 8,
     rule: Annotated[
         Literal["weighted_mean", "trimmed_mean"], Field(description="trimmed_mean stands liars, at some accuracy")

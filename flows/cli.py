@@ -25,7 +25,7 @@ def demo(
     banks: Annotated[int, typer.Option(min=2, max=26, help="Banks in the simulation, the last one small.")] = 4,
     rounds: Annotated[int, typer.Option(min=3, max=100, help="Training rounds; one more evaluates.")] = 8,
     epsilon: Annotated[
-        float, typer.Option(min=0.01, max=100.0, help="What the campaign may cost every customer (delta is 1e-6).")
+        float, typer.Option(min=0.01, max=10.0, help="What the campaign may cost every customer (delta is 1e-6).")
     ] = 4.0,
     seed: Annotated[
         int, typer.Option(min=0, help="Of the simulated rows and the random trees; never of the noise.")

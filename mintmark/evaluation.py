@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 class EvaluationReport:
     """`recall`, `precision` and `false_positive_rate` [m] when everything from a cell upward is flagged, from the
     strictest threshold to the loosest; `auprc` is average precision (scikit-learn's definition), `auroc` the area under
-    the receiver operating characteristic; NaN when a class is empty."""
+    the receiver operating characteristic. Both are NaN without positives, `auroc` without negatives, too."""
 
     positives: float
     negatives: float

@@ -23,6 +23,7 @@ from mintmark.errors import AggregationError, ProtocolError
 MAX_PLAN_BYTES = 256 * 1024
 MAX_ROUNDS = 1000
 MAX_BANKS = 1000
+MAX_EPSILON = 10.0  # beyond, a guarantee says nothing
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -74,7 +75,7 @@ class PrivacyTerms(Agreed):
     `epsilon` of None asks for no noise at all: simulations only, no bank's policy allows it.
     """
 
-    epsilon: Annotated[float, Field(gt=0, le=1000)] | None
+    epsilon: Annotated[float, Field(gt=0, le=MAX_EPSILON)] | None
     delta: Annotated[float, Field(gt=0, lt=1e-2)]
     unit: PrivacyUnit
     clip: Annotated[float, Field(gt=0, le=100)] = 1.0

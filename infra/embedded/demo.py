@@ -72,6 +72,7 @@ def run_demo(options: DemoOptions, console: Console) -> None:
     schema, banks = _input(options)
     state = Path(tempfile.mkdtemp(prefix="mintmark-"))
     environment = environment_for(state)
+    (state / "tmp").mkdir()
     os.environ.update(environment)  # before Prefect is imported here, so that it keeps to the demo's folder too
     keep_logs = True
     try:
@@ -128,7 +129,8 @@ def environment_for(state: Path) -> dict[str, str]:
     }
     # One thread for each process: the banks share this machine, and idle BLAS threads only spin.
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return kept | threads | dict(NO_TELEMETRY) | {"PREFECT_HOME": str(state / "prefect"), "PYTHONUNBUFFERED": "1"}
+    places = {"PREFECT_HOME": str(state / "prefect"), "TMPDIR": str(state / "tmp"), "PYTHONUNBUFFERED": "1"}
+    return kept | threads | dict(NO_TELEMETRY) | places
 
 
 def _campaign(
@@ -189,8 +191,7 @@ def _follow(
                 told += 1
             if told > last:
                 status.update("registering the model in MLflow")
-            if group.first_dead() not in (None, COMPARISON):
-                group.check()
+            group.check()
             if time.monotonic() - asked > STATE_POLL_S:
                 state, message = campaign_state(endpoints.prefect_api, flow_run)
                 if state == "COMPLETED":
@@ -240,7 +241,7 @@ def _start_comparison(group: ProcessGroup, consortium: EmbeddedConsortium, envir
     files = [f"{bank}={Home(consortium.bank_home(bank)).data}" for bank in consortium.banks]
     output = str(consortium.state / "comparison.json")
     command = [sys.executable, "-m", "infra.embedded.comparison", output, str(consortium.schema_file), *files]
-    group.start(COMPARISON, command, env=environment)
+    group.start(COMPARISON, command, env=environment, job=True)
 
 
 def _await_comparison(group: ProcessGroup, consortium: EmbeddedConsortium) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def leaf_values(levels: list[Floats], noise: float, lam: float) -> Floats:
     >>> leaf_values([np.array([[[-30.0, 10.0]]])], noise=0.0, lam=5.0).tolist()
     [[2.0]]
     """
-    value = np.zeros(levels[0].shape[:2])
+    value: Floats = np.zeros(levels[0].shape[:2])
     leaves = levels[-1].shape[1]
     for sums in levels:
         nodes = int(sums.shape[1])
