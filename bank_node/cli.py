@@ -82,7 +82,7 @@ def work(home: HomeOption) -> None:
     from bank_node.worker import run_worker
 
     opened = Home(home)
-    run_worker(opened.path, pool=opened.pool, api_url=opened.settings.prefect_api)
+    run_worker(opened.path, opened.pool, opened.settings.prefect_api, opened.settings.poll_s)
 
 
 @app.command()

@@ -92,9 +92,9 @@ def warm() -> None:
     """Load what a round needs, so that a waiting process answers at once."""
     import dp_accounting
     import lightgbm
-    import opendp.prelude
+    import opendp.measurements
 
-    for module in (dp_accounting, lightgbm, opendp.prelude):
+    for module in (dp_accounting, lightgbm, opendp.measurements):
         log.debug("loaded %s", module.__name__)
     S3Store(S3Location("http://127.0.0.1:9", "none", "none", "none"))  # loads boto3's models; asks nobody anything
 

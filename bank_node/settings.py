@@ -36,7 +36,9 @@ class BankSettings(BaseModel):
     data: Path = Path("data/transactions.parquet")
     anchor: Path = Path("anchor/ledger.anchor")
     signing_key: str = "file:identity/signing.key"
-    threads: Annotated[int, Field(ge=1, le=256)] = Field(1, description="Threads for LightGBM")
+    poll_s: Annotated[float, Field(ge=0.1, le=600)] = Field(
+        1.0, description="How often to ask for the bell, in seconds"
+    )
 
 
 class Home:

@@ -27,6 +27,7 @@ from tasks import coordinator as coordinator_home
 from tasks.coordinator import HOME_VARIABLE, Coordinator, CoordinatorSettings, open_coordinator
 
 BUCKET = "mintmark"
+POLL_S = {"postgresql": 0.4, "sqlite": 1.0}  # SQLite has one writer, and asking for due runs writes
 VALID_FOR = timedelta(days=365)
 
 POLICY = """\
@@ -77,17 +78,17 @@ class EmbeddedConsortium:
             base_env=environment,
             postgresql=postgresql,
         )
-        coordinator = self._make_folders(endpoints, root)
-        prefect = dict(environment) | {"PREFECT_API_URL": endpoints.prefect_api}
         from flows.deployments import COORDINATOR_POOL, deploy  # after the servers: Prefect takes a second to load
 
-        deploy(endpoints.prefect_api, self.banks)
+        # First of all, because a campaign waits for it: its worker, and then each flow run, load Prefect anew.
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", COORDINATOR_POOL, "--type", "process"]
+        own = {HOME_VARIABLE: str(self.coordinator_home), "PREFECT_API_URL": endpoints.prefect_api}
+        self._group.start("coordinator", command, env={**environment, **own, "PREFECT_WORKER_QUERY_SECONDS": "1"})
+        coordinator = self._make_folders(endpoints, root)
         for bank in self.banks:
             command = [sys.executable, "-m", "bank_node.cli", "work", "--home", str(self.bank_home(bank))]
             self._group.start(bank, command, env=environment)
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", COORDINATOR_POOL, "--type", "process"]
-        coordinator_env = {HOME_VARIABLE: str(self.coordinator_home), "PREFECT_WORKER_QUERY_SECONDS": "1"}
-        self._group.start("coordinator", command, env=prefect | coordinator_env)
+        deploy(endpoints.prefect_api, self.banks)
         say(f"{len(self.banks)} banks and the coordinator")
         return endpoints, coordinator
 
@@ -137,6 +138,7 @@ class EmbeddedConsortium:
             storage_endpoint=endpoints.s3,
             storage_bucket=BUCKET,
             prefect_api=endpoints.prefect_api,
+            poll_s=POLL_S[endpoints.database],
         )
         policy = POLICY.format(
             smallest_cohort=min(3, len(self.banks)), epsilon=self._epsilon, epsilon_per_year=3 * self._epsilon
