@@ -49,24 +49,19 @@ def init(
     ],
 ) -> None:
     """Make the bank's folder and its signing key, and print the card for the coordinator."""
-    from pydantic import ValidationError
-
     from bank_node.enrol import create_home
     from bank_node.settings import BankSettings
     from mintmark.schema import parse_schema
-    from mintmark.settings import StorageKey
+    from mintmark.settings import StorageKey, checked
 
-    try:
-        settings = BankSettings(
-            bank=bank,
-            coordinator_key=coordinator_key,
-            storage_endpoint=storage_endpoint,
-            storage_bucket=storage_bucket,
-            prefect_api=prefect_api,
-        )
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        raise typer.BadParameter(f"{first['loc'][0]}: {first['msg']}") from None
+    settings = checked(
+        BankSettings,
+        bank=bank,
+        coordinator_key=coordinator_key,
+        storage_endpoint=storage_endpoint,
+        storage_bucket=storage_bucket,
+        prefect_api=prefect_api,
+    )
     card = create_home(
         home, settings, parse_schema(schema.read_text()), StorageKey(access_key=access_key, secret_key=secret_key)
     )

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bank_node.settings import BankSettings
-from mintmark.canonical import digest
-from mintmark.envelope import generate_signer, save_signer
+from mintmark.envelope import fingerprint, generate_signer, save_signer
 from mintmark.errors import DataError
 from mintmark.schema import FeatureSchema, dump_schema
 from mintmark.settings import StorageKey, dump_toml, write_private
@@ -41,9 +40,8 @@ class EnrolmentCard:
 
     @property
     def fingerprint(self) -> str:
-        """Short enough to read aloud: the first 20 hexadecimal digits of the key's SHA-256, in groups of four."""
-        text = digest(bytes.fromhex(self.signing_key))[:20]
-        return " ".join(text[at : at + 4] for at in range(0, 20, 4))
+        """The key, short enough to read aloud."""
+        return fingerprint(bytes.fromhex(self.signing_key))
 
 
 def create_home(

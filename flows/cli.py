@@ -56,6 +56,78 @@ def demo(
 
 
 @app.command()
+def init(
+    home: Annotated[Path, typer.Argument(help="A new folder for the coordinator.")],
+    consortium: Annotated[str, typer.Option(help="The consortium's name: lower case, digits, hyphens.")],
+    schema: Annotated[Path, typer.Option(help="The features the consortium agreed on (TOML; see examples/).")],
+    storage_endpoint: Annotated[str, typer.Option(help="URL of the S3 endpoint.")],
+    storage_bucket: Annotated[str, typer.Option(help="The consortium's bucket.")],
+    prefect_ui: Annotated[str, typer.Option(help="URL of the Prefect UI, for links.")],
+    mlflow: Annotated[str, typer.Option(help="URL of the MLflow server.")],
+    access_key: Annotated[str, typer.Option(help="The coordinator's S3 access key.", envvar="AWS_ACCESS_KEY_ID")],
+    secret_key: Annotated[
+        str,
+        typer.Option(
+            help="Its secret; asked for when not given.", envvar="AWS_SECRET_ACCESS_KEY", prompt=True, hide_input=True
+        ),
+    ],
+) -> None:
+    """Make the coordinator's folder and its keys, and print what banks must know."""
+    from mintmark.envelope import fingerprint, load_signer
+    from mintmark.schema import parse_schema
+    from mintmark.settings import StorageKey, checked
+    from tasks.coordinator import CoordinatorSettings, create_home
+
+    settings = checked(
+        CoordinatorSettings,
+        consortium=consortium,
+        storage_endpoint=storage_endpoint,
+        storage_bucket=storage_bucket,
+        prefect_ui=prefect_ui,
+        mlflow=mlflow,
+    )
+    create_home(
+        home, settings, parse_schema(schema.read_text()), StorageKey(access_key=access_key, secret_key=secret_key)
+    )
+    key = load_signer(f"file:{home / 'identity' / 'signing.key'}").public_key
+    print(f"Made {home}. Give every bank the schema and this key, and read them its fingerprint by telephone:")
+    print(f"  coordinator key  {key.hex()}\n  fingerprint      {fingerprint(key)}")
+
+
+@app.command()
+def enrol(
+    bank: Annotated[str, typer.Argument(help="The bank's name.")],
+    signing_key: Annotated[str, typer.Argument(help="The key on its card, 64 hexadecimal digits.")],
+    training_rows: Annotated[
+        int, typer.Option(min=1, help="About how many; the roster keeps the nearest power of two.")
+    ],
+    home: Annotated[Path, typer.Option(envvar="MINTMARK_COORDINATOR_HOME", help="The coordinator's folder.")],
+    days: Annotated[int, typer.Option(min=1, max=3660, help="How long the key is valid.")] = 365,
+) -> None:
+    """Put a bank, or its new key, into the next version of the signed roster. Compare the fingerprint first."""
+    from datetime import UTC, datetime, timedelta
+
+    from mintmark.envelope import fingerprint
+    from mintmark.roster import Member, rows_band
+    from mintmark.settings import checked
+    from tasks.coordinator import open_coordinator, publish_roster
+
+    now = datetime.now(UTC)
+    member = checked(
+        Member,
+        bank=bank,
+        signing_key=signing_key,
+        rows_band=rows_band(training_rows),
+        valid_from=now,
+        valid_until=now + timedelta(days=days),
+    )
+    coordinator = open_coordinator(home)
+    others = tuple(known for known in coordinator.members() if known.bank != bank)
+    roster = publish_roster(coordinator, (*others, member))
+    print(f"Roster {roster.version} has {len(roster.members)} banks. {bank}: {fingerprint(bytes.fromhex(signing_key))}")
+
+
+@app.command()
 def deploy(
     api_url: Annotated[str, typer.Option(envvar="PREFECT_API_URL", help="URL of the Prefect API.")],
     home: Annotated[Path, typer.Option(envvar="MINTMARK_COORDINATOR_HOME", help="The coordinator's folder.")],

@@ -13,6 +13,7 @@ b'hello'
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from dataclasses import dataclass
@@ -119,6 +120,16 @@ def verify(message: bytes, payload_type: str, public_key: bytes, *, max_bytes: i
     if found != payload_type.encode():
         raise ProtocolError(f"signed message: expected type {payload_type}, got another")
     return signed[head + type_length :]
+
+
+def fingerprint(public_key: bytes) -> str:
+    """A key short enough to read aloud: the first 20 hexadecimal digits of its SHA-256, in groups of four.
+
+    >>> fingerprint(bytes(32))
+    '6668 7aad f862 bd77 6c8f'
+    """
+    text = hashlib.sha256(public_key).hexdigest()[:20]
+    return " ".join(text[at : at + 4] for at in range(0, 20, 4))
 
 
 def generate_signer() -> Ed25519Signer:

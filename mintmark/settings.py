@@ -44,6 +44,15 @@ def read_toml(path: Path, model: type[Model]) -> Model:
         raise DataError(f"{path}: expected TOML, got something else: {error}") from None
 
 
+def checked(model: type[Model], **values: object) -> Model:
+    """A value from what a person typed. Raises `DataError` with the field and what was expected of it."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise DataError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
 def dump_toml(settings: BaseModel) -> str:
     """A flat settings value as TOML that `read_toml` reads back: strings and numbers, a line each."""
     values = settings.model_dump(mode="json")

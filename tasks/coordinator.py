@@ -67,6 +67,10 @@ class Coordinator:
             raise ProtocolError("mailbox: expected a signed roster, got none; enrol the banks first")
         return self._read_roster(versions[-1])
 
+    def members(self) -> tuple[Member, ...]:
+        """Everybody in the newest roster; nobody when there is none yet."""
+        return self.roster().members if self.store.list("public/rosters/") else ()
+
     def roster_at(self, version: int) -> Roster:
         return self._read_roster(mailbox.roster_key(version))
 
