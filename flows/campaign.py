@@ -37,7 +37,7 @@ class CampaignResult(BaseModel):
 
 
 @flow(name="campaign", flow_run_name="{campaign}", persist_result=False)
-def run_campaign(
+async def run_campaign(
     campaign: Annotated[
         str, Field(pattern="^[a-z0-9][a-z0-9-]{0,39}$", description="A new name, such as cards-2026-w14")
     ],
@@ -74,7 +74,7 @@ def run_campaign(
     threading.Thread(target=load_mlflow, daemon=True).start()  # takes seconds: while the banks work
     model_digest = coordinator.publish_model(ModelArtifact(terms))
     for number in range(rounds + 1):
-        model_digest = federated_round(campaign, number, model_digest, deadline_s=deadline_s)
+        model_digest = await federated_round(campaign, number, model_digest, deadline_s=deadline_s)
     report = evaluate_model(coordinator, campaign, model_digest)
     page = f"{coordinator.settings.prefect_ui}/runs/flow-run/{flow_run.get_id()}"
     registered = register_model(coordinator, campaign, model_digest, report, page)

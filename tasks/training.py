@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.client.schemas.sorting import DeploymentSort
 from prefect.exceptions import ObjectAlreadyExists
 
 from mintmark import mailbox
@@ -19,7 +22,8 @@ from mintmark.plan import RoundPlan
 
 BANK_FLOW = "bank-round"
 WORKER_TYPE = "mintmark-bank"
-_RINGS_AT_ONCE = 8
+_RINGS_AT_ONCE = 2  # more only wait for each other where the database is SQLite
+_PAGE = 200
 
 # The server refuses an empty job configuration, so the pool carries one field that no bank reads.
 POOL_TEMPLATE = {
@@ -41,11 +45,11 @@ def ring(plan: RoundPlan, banks: tuple[str, ...]) -> None:
     }
 
     with get_client(sync_client=True) as client, ThreadPoolExecutor(_RINGS_AT_ONCE) as pool:
+        bells = _bells(client)
 
         def ring_one(bank: str) -> None:
-            deployment = client.read_deployment_by_name(f"{BANK_FLOW}/{bank}")
             client.create_flow_run_from_deployment(
-                deployment.id,
+                bells[bank],
                 parameters=parameters,
                 name=f"{bank} round {plan.round}",
                 idempotency_key=f"{label}/{bank}",
@@ -53,6 +57,19 @@ def ring(plan: RoundPlan, banks: tuple[str, ...]) -> None:
             )
 
         list(pool.map(ring_one, banks))
+
+
+def _bells(client: SyncPrefectClient) -> dict[str, UUID]:
+    """The deployment of every bank's bell, in as few requests as the server allows."""
+    bells: dict[str, UUID] = {}
+    flow = FlowFilter(name=FlowFilterName(any_=[BANK_FLOW]))
+    while page := client.read_deployments(
+        flow_filter=flow, sort=DeploymentSort.NAME_ASC, limit=_PAGE, offset=len(bells)
+    ):
+        bells |= {deployment.name: deployment.id for deployment in page}
+        if len(page) < _PAGE:
+            break
+    return bells
 
 
 def deploy_bank(client: SyncPrefectClient, bank: str) -> None:
