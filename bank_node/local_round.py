@@ -230,6 +230,7 @@ def measure(bank: Bank, plan: RoundPlan) -> BoundedSum:
     if reason := bank.policy.refusal(plan, bank.schema, training_rows=len(training)):
         raise Refused(reason, f"the policy {bank.home.policy} does not allow this plan: {reason}")
     rows: Table = table.test_part() if plan.evaluates else training
+    del table, training  # they may be the largest things in this process
     try:
         encoded = mailbox.get_required(
             bank.store, mailbox.model_key(plan.campaign.name, plan.model_digest), max_bytes=MAX_ARTIFACT_BYTES

@@ -43,7 +43,7 @@ def demo(
 ) -> None:
     """Run a whole consortium on this machine: S3, Prefect, MLflow, a worker per bank, one campaign, a comparison.
 
-    Everything listens on 127.0.0.1 and is gone afterwards. Takes about a minute.
+    Everything listens on 127.0.0.1 and is gone afterwards. Takes a bit over a minute.
     """
     from infra.embedded.demo import DemoOptions, run_demo
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ PARAMETERS: dict[str, Any] = {
 }
 TREES = 200
 
+Rows = tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8]]
+
 
 def auprc(labels: npt.NDArray[np.uint8], scores: npt.NDArray[np.float64]) -> float:
     """Average precision, in [0, 1]."""
@@ -42,26 +46,37 @@ def auprc(labels: npt.NDArray[np.uint8], scores: npt.NDArray[np.float64]) -> flo
     return float(average_precision_score(labels, scores))
 
 
-def compare(tables: dict[str, Table]) -> dict[str, Any]:
-    """AUPRC on the pooled test rows of all banks: `local` by bank, and `central`."""
+def compare(load: Mapping[str, Callable[[], Table]]) -> dict[str, Any]:
+    """AUPRC on the pooled test rows of all banks: `local` by bank, and `central`. Tables are loaded one at a time."""
     import lightgbm
 
-    train = {bank: table.train() for bank, table in tables.items()}
-    features, labels = pooled([table.test_part() for table in tables.values()])
+    train: dict[str, Rows] = {}
+    test: list[Rows] = []
+    for bank, read in load.items():
+        table = read()
+        train[bank] = _rows(table.train())
+        test.append(_rows(table.test_part()))
+        del table
+    features, labels = pooled(test)
+    test.clear()
 
-    def figure(rows: npt.NDArray[np.float64], flags: npt.NDArray[np.uint8]) -> float:
-        booster = lightgbm.train(PARAMETERS, lightgbm.Dataset(rows, flags), TREES)
+    def figure(rows: Rows) -> float:
+        booster = lightgbm.train(PARAMETERS, lightgbm.Dataset(*rows), TREES)
         return auprc(labels, np.asarray(booster.predict(features)))
 
     return {
-        "local": {bank: figure(table.features, table.labels) for bank, table in train.items()},
-        "central": figure(*pooled(list(train.values()))),
+        "local": {bank: figure(rows) for bank, rows in train.items()},
+        "central": figure(pooled(list(train.values()))),
     }
 
 
-def pooled(tables: list[Table]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
-    """All rows of several tables: features [n, F] and labels [n]."""
-    return np.concatenate([table.features for table in tables]), np.concatenate([table.labels for table in tables])
+def _rows(table: Table) -> Rows:
+    return table.features, table.labels
+
+
+def pooled(parts: list[Rows]) -> Rows:
+    """All rows of several parts: features [n, F] and labels [n]."""
+    return np.concatenate([features for features, _ in parts]), np.concatenate([labels for _, labels in parts])
 
 
 def main() -> None:
@@ -70,7 +85,7 @@ def main() -> None:
     output, schema_file, *named = sys.argv[1:]
     schema = parse_schema(Path(schema_file).read_text())
     files = dict(pair.split("=", 1) for pair in named)
-    figures = compare({bank: load_table(Path(file), schema) for bank, file in files.items()})
+    figures = compare({bank: partial(load_table, Path(file), schema) for bank, file in files.items()})
     write_durably(Path(output), json.dumps(figures).encode())
 
 

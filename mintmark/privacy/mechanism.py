@@ -21,7 +21,7 @@ from mintmark.errors import PrivacyError
 
 LATTICE = 2**26  # steps in 1.0: fine enough that the lattice costs nothing (accountant.py), small enough for int64 sums
 _EXACT = 2**53  # float64 sums of whole numbers are exact below this
-_CHUNK_CELLS = 2**22  # dense (customer, cell) sums held at once
+_CHUNK_CELLS = 2**20  # dense (customer, cell) sums held at once
 
 Ints = npt.NDArray[np.int64]
 
