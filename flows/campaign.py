@@ -21,7 +21,7 @@ from tasks.coordinator import home_from, open_coordinator
 from tasks.evaluation import evaluate_model
 from tasks.register import RegisteredModel, load_mlflow, register_model
 
-TRIM = 0.35  # of the weight from each side: what held against every attack tried, docs/robust.md
+TRIM = 0.35  # of the weight from each side: more than two of eight banks may hold together
 CLIP = {PrivacyUnit.CUSTOMER: 0.5, PrivacyUnit.TRANSACTION: 1.0}
 
 

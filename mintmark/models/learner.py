@@ -3,7 +3,7 @@
 A learner never sees Prefect, storage or noise. The coordinator and every bank run the same pure functions: from the
 campaign and the aggregates published so far follow the model and the next question (`replay`), so neither has to be
 sent; a bank turns the question and its rows into contributions (`contributions`); the coordinator turns the aggregate
-into the next state (`settle`). See docs/extending.md for a learner of your own.
+into the next state (`settle`). A learner of your own is one file like `boosting.py` and one entry in `campaign.LEARNERS`.
 """
 
 from __future__ import annotations
