@@ -55,7 +55,8 @@ def tell_open_round(progress: RoundProgress, last: int, banks: tuple[str, ...]) 
 def tell_report(console: Console, report: Mapping[str, Any]) -> None:
     """The closing tables and links."""
     figures = report["auprc"]
-    grid = Grid(title="AUPRC on the pooled test rows of all banks", title_justify="left")
+    console.print("\nAUPRC on the pooled test rows of all banks")
+    grid = Grid()
     grid.add_column("model")
     grid.add_column("AUPRC", justify="right")
     grid.add_column("")
@@ -69,7 +70,8 @@ def tell_report(console: Console, report: Mapping[str, Any]) -> None:
     add("federated, private", figures["federated"], "bold green")
     add("all rows in one place (not allowed)", figures["central"], "dim")
     console.print(grid)
-    spent = Grid(title=f"Epsilon spent by each bank (delta {report['delta']:g})", title_justify="left")
+    console.print(f"Epsilon spent by each bank (delta {report['delta']:g})", highlight=False)
+    spent = Grid()
     for heading in ("bank", "epsilon", "took part in"):
         spent.add_column(heading)
     rounds = report["rounds"]
