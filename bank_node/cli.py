@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table as Grid
 
+from bank_node import ledger_cli
+from bank_node.options import HomeOption
 from mintmark.errors import MintmarkError
 
 app = typer.Typer(
@@ -21,11 +22,7 @@ app = typer.Typer(
     help="A bank's agent: it answers signed plans with differentially private, sealed updates, and nothing else.\n\n"
     "Start with: init (make the bank's folder), then work (wait for the bell).",
 )
-ledger_app = typer.Typer(no_args_is_help=True, help="What this bank has spent, from its own books.")
-app.add_typer(ledger_app, name="ledger")
-HomeOption = Annotated[
-    Path, typer.Option("--home", help="The bank's folder, made by init.", envvar="MINTMARK_BANK_HOME")
-]
+app.add_typer(ledger_cli.app, name="ledger")
 
 
 @app.command()
@@ -96,26 +93,27 @@ def answer(
         raise typer.Exit(1)
 
 
-@ledger_app.command("show")
-def ledger_show(home: HomeOption) -> None:
-    """Verify the ledger and list what every campaign has cost each customer so far."""
-    from bank_node.policy import read_policy
+@app.command()
+def rehearse(
+    plan_key: Annotated[
+        str, typer.Argument(metavar="PLAN", help="The plan's key in the mailbox: public/campaigns/NAME/plans/0003-00.")
+    ],
+    home: HomeOption,
+) -> None:
+    """Do all that answering a plan does, up to and not including charge and send, and show exactly what would leave."""
+    from bank_node.bank import open_bank
+    from bank_node.rehearsal import rehearse as rehearse_plan
+    from bank_node.rehearsal_text import tell
     from bank_node.settings import Home
     from mintmark.privacy.ledger import Ledger
 
-    opened = Home(home)
-    budget = read_policy(opened.policy).budget
-    grid = Grid(title=f"{opened.settings.bank}: epsilon at delta {budget.delta:g}, for each customer")
-    for heading in ("campaign or year", "releases", "epsilon", "budget"):
-        grid.add_column(heading)
-    with Ledger.open(opened.ledger, opened.anchor) as ledger:
-        for campaign in dict.fromkeys(entry.campaign for entry in ledger.entries):
-            releases, spent = ledger.releases(campaign=campaign), ledger.epsilon(delta=budget.delta, campaign=campaign)
-            grid.add_row(campaign, str(len(releases)), f"{spent:.3f}", f"{budget.epsilon_per_campaign:g}")
-        for year in sorted({entry.at.year for entry in ledger.entries}):
-            releases, spent = ledger.releases(year=year), ledger.epsilon(delta=budget.delta, year=year)
-            grid.add_row(str(year), str(len(releases)), f"{spent:.3f}", f"{budget.epsilon_per_year:g}")
-    Console().print(grid)
+    console = Console()
+    bank = open_bank(Home(home))
+    with console.status("rehearsing"), Ledger.open(bank.home.ledger, bank.home.anchor) as ledger:
+        rehearsal = rehearse_plan(bank, ledger, plan_key, datetime.now(UTC))
+    tell(console, rehearsal)
+    if rehearsal.refused:
+        raise typer.Exit(1)
 
 
 def main() -> None:

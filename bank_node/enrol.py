@@ -21,13 +21,18 @@ learners = ["guided_boosting"]
 units = ["customer"]         # whose presence every release hides
 smallest_cohort = 3          # fewest banks that a round must count
 smallest_rows = 1000         # fewest training rows of our own
-evaluation = true            # noised score histograms of held-out rows may leave
+smallest_customers = 50      # and fewest customers whose rows these are
+may_leave = ["bins", "training_sums", "scores"]  # noised counts for bins, sums to learn from, score counts of held-out rows
 
-[budget]                     # epsilon at delta, for each customer, over everything that leaves
+# Epsilon at delta, for each customer, over everything that leaves. A campaign reserves all of its epsilon when it begins,
+# until so many days after its last round.
+
+[budget]
 delta = 1e-6
 epsilon_per_round = 4.0
 epsilon_per_campaign = 4.0
 epsilon_per_year = 12.0
+reservation_days = 30
 """
 
 

@@ -3,7 +3,7 @@
 Nothing the coordinator sends can widen it. A policy that is missing, unreadable or contradicts itself allows nothing.
 
     policy = read_policy(Path("policy.toml"))
-    refusal = policy.refusal(plan, schema, training_rows=120_000)   # None, or the reason
+    refusal = policy.refusal(plan, schema, training_rows=120_000, customers=9_000)   # None, or the reason
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mintmark.errors import DataError
-from mintmark.plan import PrivacyUnit, RoundPlan
+from mintmark.plan import PrivacyUnit, Release, RoundPlan
 from mintmark.schema import FeatureSchema, Scope
 from mintmark.settings import read_toml
 
@@ -34,12 +34,14 @@ class RefusalReason(StrEnum):
     NOT_IN_COHORT = "not_in_cohort"
     COHORT_TOO_SMALL = "cohort_too_small"
     TOO_FEW_ROWS = "too_few_rows"
+    TOO_FEW_CUSTOMERS = "too_few_customers"
     SCHEMA_DIFFERS = "schema_differs"
     FEATURE_NOT_ALLOWED = "feature_not_allowed"
     UNIT_NOT_ALLOWED = "unit_not_allowed"
     UNIT_DOES_NOT_FIT = "unit_does_not_fit"
     LEARNER_NOT_ALLOWED = "learner_not_allowed"
-    EVALUATION_NOT_ALLOWED = "evaluation_not_allowed"
+    DELTA_TOO_LARGE = "delta_too_large"
+    RELEASE_NOT_ALLOWED = "release_not_allowed"
     MODEL_DIFFERS = "model_differs"
     OVER_ROUND_BUDGET = "over_round_budget"
     OVER_CAMPAIGN_BUDGET = "over_campaign_budget"
@@ -50,7 +52,10 @@ class RefusalReason(StrEnum):
 
 
 class Budget(BaseModel):
-    """Epsilon at `delta`, for each privacy unit, that a round, a campaign and a calendar year may cost."""
+    """Epsilon at `delta`, for each privacy unit, that a round, a campaign and a calendar year may cost.
+
+    A campaign that was begun keeps its whole budget reserved until `reservation_days` after the last round answered.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,6 +63,7 @@ class Budget(BaseModel):
     epsilon_per_round: Epsilon
     epsilon_per_campaign: Epsilon
     epsilon_per_year: Epsilon
+    reservation_days: Annotated[int, Field(ge=0, le=366)] = 30
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -77,9 +83,12 @@ class Policy(BaseModel):
     features: tuple[str, ...] | None = None
     smallest_cohort: Annotated[int, Field(ge=2)] = 3
     smallest_rows: Annotated[int, Field(ge=1)] = 1000
-    evaluation: bool = Field(True, description="Whether noised score histograms of held-out rows may leave")
+    smallest_customers: Annotated[int, Field(ge=1)] = 50
+    may_leave: Annotated[tuple[Release, ...], Field(min_length=1)] = tuple(Release)
 
-    def refusal(self, plan: RoundPlan, schema: FeatureSchema, *, training_rows: int) -> RefusalReason | None:
+    def refusal(
+        self, plan: RoundPlan, schema: FeatureSchema, *, training_rows: int, customers: int
+    ) -> RefusalReason | None:
         """Why this plan is refused, or None. Budgets are checked by the ledger's charge (local_round.py)."""
         campaign = plan.campaign
         if campaign.schema_digest != schema.digest():
@@ -92,12 +101,16 @@ class Policy(BaseModel):
             return RefusalReason.UNIT_DOES_NOT_FIT
         if campaign.learner not in self.learners:
             return RefusalReason.LEARNER_NOT_ALLOWED
-        if plan.evaluates and not self.evaluation:
-            return RefusalReason.EVALUATION_NOT_ALLOWED
+        if campaign.privacy.delta > self.budget.delta:
+            return RefusalReason.DELTA_TOO_LARGE
+        if plan.asks_for not in self.may_leave:
+            return RefusalReason.RELEASE_NOT_ALLOWED
         if min(len(campaign.cohort), campaign.quorum) < self.smallest_cohort:
             return RefusalReason.COHORT_TOO_SMALL
         if training_rows < self.smallest_rows:
             return RefusalReason.TOO_FEW_ROWS
+        if customers < self.smallest_customers:
+            return RefusalReason.TOO_FEW_CUSTOMERS
         return None
 
 

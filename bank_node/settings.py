@@ -54,6 +54,10 @@ class Home:
         self.schema = self.path / "schema.toml"
         self.data = self.path / self.settings.data
 
+    def sums(self, release_digest: str) -> Path:
+        """Where the noised sums of a release are kept, so that a retry sends the same."""
+        return self.outbox / f"{release_digest}.sums"
+
     @property
     def pool(self) -> str:
         """The bank's own Prefect work pool."""

@@ -17,11 +17,12 @@ from typing import Any
 
 from mintmark.errors import ProtocolError
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
 
 def canonical_json(value: Any) -> bytes:
     """The one byte string of a JSON value. Raises `ValueError` for NaN, infinity and what JSON cannot hold."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    return text.encode()
+    return _ENCODER.encode(value).encode()
 
 
 def read_canonical(data: bytes, *, what: str, max_bytes: int) -> dict[str, Any]:

@@ -67,6 +67,14 @@ class PrivacyUnit(StrEnum):
     CUSTOMER = "customer"
 
 
+class Release(StrEnum):
+    """What a round asks a bank to release: counts for the bins, sums to learn from, or counts of scores."""
+
+    BINS = "bins"
+    TRAINING_SUMS = "training_sums"
+    SCORES = "scores"
+
+
 class PrivacyTerms(Agreed):
     """The guarantee a campaign works under: (epsilon, delta) for every unit, over the whole campaign.
 
@@ -165,6 +173,13 @@ class RoundPlan(Agreed):
     def evaluates(self) -> bool:
         """Whether this is the last round: score histograms instead of training."""
         return self.round == self.campaign.rounds
+
+    @property
+    def asks_for(self) -> Release:
+        """What would leave the bank."""
+        if self.evaluates:
+            return Release.SCORES
+        return Release.TRAINING_SUMS if self.round else Release.BINS
 
     def release_digest(self) -> str:
         """Names what would be released whatever the attempt, its times and the roster: asked again, a bank answers

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bank_node.bank import Bank, Refused
 from bank_node.enrol import DEFAULT_POLICY, create_home
-from bank_node.local_round import Bank, Refused, send_update
+from bank_node.local_round import send_update
 from bank_node.policy import RefusalReason, read_policy
 from bank_node.settings import BankSettings, Home
 from mintmark.envelope import generate_sealing_key, generate_signer, load_signer

@@ -13,6 +13,7 @@ import pytest
 
 import mintmark
 from mintmark.errors import PrivacyError
+from mintmark.plan import PrivacyUnit
 from mintmark.privacy.accountant import epsilon
 from mintmark.privacy.ledger import Entry, EntryKind, Ledger, entry_after, write_durably
 
@@ -23,6 +24,9 @@ FIELDS = {
     "attempt": 0,
     "roster_version": 1,
     "plan_digest": "b" * 64,
+    "unit": PrivacyUnit.CUSTOMER,
+    "campaign_epsilon": 4.0,
+    "campaign_delta": 1e-6,
     "sensitivity": 2**26,
     "noise_scale": 2.0**28,
     "coordinates": 10,
@@ -256,11 +260,13 @@ with Ledger.open(ledger, anchor) as opened:
 CRASH = """
 import json, os, shutil, signal, stat, sys
 from pathlib import Path
+from mintmark.plan import PrivacyUnit
 from mintmark.privacy.ledger import Ledger, entry_after, EntryKind
 from datetime import UTC, datetime
 
 root, tear = Path(sys.argv[1]), sys.argv[2] == "torn"
 fields = json.loads(sys.argv[3])
+fields["unit"] = PrivacyUnit(fields["unit"])
 
 
 def crash_at(number):

@@ -58,6 +58,9 @@ def with_policy(tmp_path: Path, old: str, new: str) -> Consortium:
         ('learners = ["guided_boosting"]', 'learners = ["other"]', RefusalReason.LEARNER_NOT_ALLOWED),
         ('units = ["customer"]', 'units = ["transaction"]', RefusalReason.UNIT_NOT_ALLOWED),
         ("smallest_cohort = 3", 'smallest_cohort = 3\nfeatures = ["amount"]', RefusalReason.FEATURE_NOT_ALLOWED),
+        ("smallest_customers = 50", "smallest_customers = 500", RefusalReason.TOO_FEW_CUSTOMERS),
+        ("delta = 1e-6", "delta = 1e-7", RefusalReason.DELTA_TOO_LARGE),
+        ('may_leave = ["bins", ', "may_leave = [", RefusalReason.RELEASE_NOT_ALLOWED),
         ("epsilon_per_round = 4.0", "epsilon_per_round = 0.1", RefusalReason.OVER_ROUND_BUDGET),
     ],
 )
@@ -72,9 +75,9 @@ def test_policy_decides(tmp_path: Path, old: str, new: str, reason: RefusalReaso
 
 def test_policy_may_forbid_evaluation(tmp_path: Path) -> None:
     """Training goes through and the score histograms are refused."""
-    consortium = with_policy(tmp_path, "evaluation = true", "evaluation = false")
+    consortium = with_policy(tmp_path, '"training_sums", "scores"]', '"training_sums"]')
     model = consortium.run(consortium.campaign(rounds=3), 3)
-    assert consortium.refusal("bank-0", consortium.plan(model)) is RefusalReason.EVALUATION_NOT_ALLOWED
+    assert consortium.refusal("bank-0", consortium.plan(model)) is RefusalReason.RELEASE_NOT_ALLOWED
 
 
 @pytest.mark.parametrize(

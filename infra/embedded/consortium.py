@@ -35,6 +35,7 @@ learners = ["guided_boosting"]
 units = ["customer", "transaction"]
 smallest_cohort = {smallest_cohort}
 smallest_rows = 1
+smallest_customers = 1
 [budget]
 delta = 1e-6
 epsilon_per_round = {epsilon}

@@ -75,6 +75,20 @@ def epsilon(releases: Iterable[GaussianRelease], *, delta: float) -> float:
     return spent if affordable else math.inf
 
 
+def remainder(epsilon_target: float, delta: float, spent: Iterable[GaussianRelease]) -> GaussianRelease | None:
+    r"""What a campaign under those terms may still spend, as one release: $\mu^2$ of the whole less what was spent.
+
+    None when nothing is left. A budget that counts it keeps room for the campaign's later rounds.
+
+    >>> half = GaussianRelease(sensitivity=1000, noise_scale=1000 / (total_mu(4.0, 1e-6) * math.sqrt(0.5)), coordinates=1)
+    >>> left = remainder(4.0, 1e-6, [half])
+    >>> round(left.mu_squared / half.mu_squared, 6)
+    1.0
+    """
+    left = total_mu(epsilon_target, delta) ** 2 - sum(release.mu_squared for release in spent)
+    return GaussianRelease(2**26, 2**26 / math.sqrt(left), 1) if left > 0 else None
+
+
 def total_mu(epsilon_target: float, delta: float) -> float:
     r"""The $\mu$ that a campaign may spend in all: the largest whose `epsilon` is at most `epsilon_target`."""
     return 1 / _sigma_of(epsilon_target, delta * (1 - SLACK_SHARE))

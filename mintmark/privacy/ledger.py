@@ -22,9 +22,10 @@ from typing import Annotated, Self
 
 from pydantic import AwareDatetime, Field
 
+from mintmark.canonical import digest
 from mintmark.errors import PrivacyError, ProtocolError
-from mintmark.plan import Agreed, Digest, Name
-from mintmark.privacy.accountant import GaussianRelease, epsilon
+from mintmark.plan import MAX_EPSILON, Agreed, Digest, Name, PrivacyUnit
+from mintmark.privacy.accountant import GaussianRelease, epsilon, remainder
 
 MAX_LINE_BYTES = 8192
 GENESIS = "0" * 64
@@ -38,7 +39,8 @@ class EntryKind(StrEnum):
 
 
 class Entry(Agreed):
-    """One line. `release_digest` names the question answered; the other fields say what was released."""
+    """One line. `release_digest` names the question answered; `unit`, `campaign_epsilon` and `campaign_delta` are the
+    terms that the whole campaign was consented to under; the other fields say what was released."""
 
     previous: Digest
     kind: EntryKind
@@ -49,6 +51,9 @@ class Entry(Agreed):
     roster_version: Annotated[int, Field(ge=1)]
     plan_digest: Digest
     release_digest: Digest
+    unit: PrivacyUnit
+    campaign_epsilon: Annotated[float, Field(gt=0, le=MAX_EPSILON)]
+    campaign_delta: Annotated[float, Field(gt=0, lt=1)]
     sensitivity: Annotated[int, Field(gt=0)]
     noise_scale: Annotated[float, Field(ge=0)]
     coordinates: Annotated[int, Field(gt=0)]
@@ -93,15 +98,31 @@ class Ledger:
         """What was charged, of one campaign or one calendar year (UTC), or in all."""
         return [
             entry.release
-            for entry in self.entries
-            if entry.kind is EntryKind.CHARGE
-            and (campaign is None or entry.campaign == campaign)
+            for entry in self._charges()
+            if (campaign is None or entry.campaign == campaign)
             and (year is None or entry.at.astimezone(UTC).year == year)
         ]
 
     def epsilon(self, *, delta: float, campaign: str | None = None, year: int | None = None) -> float:
         """What that cost, at `delta`."""
         return epsilon(self.releases(campaign=campaign, year=year), delta=delta)
+
+    def under_way(self, campaign: str, *, since: datetime) -> bool:
+        """Whether the campaign was charged at or after `since`."""
+        return any(entry.campaign == campaign and entry.at >= since for entry in self._charges())
+
+    def reserved(self, *, since: datetime, besides: str | None = None) -> list[GaussianRelease]:
+        """What other campaigns that were charged at or after `since` may still spend, each as one release: two campaigns
+        at once never count on the same budget."""
+        newest = {entry.campaign: entry for entry in self._charges() if entry.campaign != besides and entry.at >= since}
+        left = (
+            remainder(entry.campaign_epsilon, entry.campaign_delta, self.releases(campaign=campaign))
+            for campaign, entry in newest.items()
+        )
+        return [release for release in left if release is not None]
+
+    def _charges(self) -> Iterator[Entry]:
+        return (entry for entry in self.entries if entry.kind is EntryKind.CHARGE)
 
     def append(self, entry: Entry) -> None:
         """Write one entry durably: on disk, then in the anchor, before this returns."""
@@ -138,11 +159,10 @@ def write_durably(path: Path, data: bytes) -> None:
 def _read_verified(path: Path, anchor: Path) -> list[Entry]:
     data = path.read_bytes() if path.exists() else b""
     complete = data[: data.rfind(b"\n") + 1]
-    entries = list(_parse(complete, path))
+    entries, links = _parse(complete, path)
     if not entries and not anchor.exists():
         _write_anchor(anchor, 0, GENESIS)  # before the first entry, so that entries without an anchor are recognised
     length, head = _read_anchor(anchor)
-    links = [GENESIS, *(entry.digest() for entry in entries)]
     # A crash between ledger and anchor leaves the ledger one entry ahead; nothing was drawn for that entry yet.
     if len(entries) - length not in (0, 1) or links[length] != head:
         raise PrivacyError(
@@ -158,19 +178,21 @@ def _read_verified(path: Path, anchor: Path) -> list[Entry]:
     return entries
 
 
-def _parse(lines: bytes, path: Path) -> Iterator[Entry]:
-    previous = GENESIS
+def _parse(lines: bytes, path: Path) -> tuple[list[Entry], list[str]]:
+    """The entries and the chain's links: one before the first entry, and one after each."""
+    entries, links = [], [GENESIS]
     for number, line in enumerate(lines.splitlines(), 1):
         try:
             entry = Entry.from_bytes(line, max_bytes=MAX_LINE_BYTES)
         except ProtocolError as error:
             raise PrivacyError(f"ledger {path}, line {number}: {error}; nothing leaves until it is restored") from None
-        if entry.previous != previous:
+        if entry.previous != links[-1]:
             raise PrivacyError(
                 f"ledger {path}, line {number}: the chain is broken; nothing leaves until it is restored"
             )
-        previous = entry.digest()
-        yield entry
+        entries.append(entry)
+        links.append(digest(line))  # a canonical line is the entry's digest's preimage
+    return entries, links
 
 
 def _read_anchor(anchor: Path) -> tuple[int, str]:
