@@ -17,8 +17,8 @@ from bank_node.local_round import send_update
 from bank_node.policy import RefusalReason, read_policy
 from bank_node.settings import BankSettings, Home
 from mintmark.envelope import generate_sealing_key, generate_signer, load_signer
-from mintmark.mailbox import MemoryStore, ObjectStore, plan_key
-from mintmark.messages import ModelArtifact
+from mintmark.mailbox import MemoryStore, ObjectStore, plan_key, update_key
+from mintmark.messages import ModelArtifact, open_update_frame, update_info
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit, RoundPlan
 from mintmark.privacy.ledger import Ledger
 from mintmark.roster import Member, rows_band
@@ -30,6 +30,7 @@ from tasks.coordinator import Coordinator, CoordinatorSettings, publish_roster
 from tasks.dispatch import publish_plan
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
+POLICY = DEFAULT_POLICY.replace("smallest_rows = 1000", "smallest_rows = 10")
 SCHEMA = FeatureSchema(
     name="tiny",
     features=(
@@ -64,7 +65,7 @@ class Consortium:
         root: Path,
         sizes: tuple[int, ...] = (1500, 900, 600),
         *,
-        policy: str = DEFAULT_POLICY.replace("smallest_rows = 1000", "smallest_rows = 10"),
+        policy: str = POLICY,
         data: Callable[[int, int], dict[str, np.ndarray]] | None = None,
         schema: FeatureSchema = SCHEMA,
     ) -> None:
@@ -142,6 +143,13 @@ class Consortium:
         except Refused as refused:
             return refused.reason
         return None
+
+    def sums_sent(self, name: str, plan: RoundPlan) -> bytes:
+        """The noised sums that the bank answered a plan with, opened as the coordinator opens them."""
+        key = update_key(name, plan.campaign.name, plan.round, plan.attempt)
+        message = self.store.get(key, max_bytes=10**6) or b""
+        statement, sealed = open_update_frame(message, self.banks[name].signer.public_key, 10**4)
+        return self.coordinator.sealing_key.open(sealed, info=update_info(statement))
 
     def ledger(self, name: str):  # type: ignore[no-untyped-def]
         home = self.banks[name].home
