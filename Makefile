@@ -5,11 +5,11 @@ BIN := $(ENV)/bin
 STAMP := $(ENV)/.installed
 ARGS ?=
 
-.PHONY: demo test check benchmark clean help
+.PHONY: demo test check audit benchmark benchmark-membership clean help
 .DEFAULT_GOAL := help
 
 help:  ## Show this
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 30
 
 demo: $(STAMP)  ## A whole consortium on this machine, one campaign (pass options on: ARGS='--epsilon 1')
 	@$(BIN)/mintmark demo $(ARGS)
@@ -25,8 +25,14 @@ check: $(STAMP)  ## Style, types and the tests that start no server
 	$(BIN)/mypy
 	$(BIN)/pytest -m "not servers" $(ARGS)
 
+audit: $(STAMP)  ## Hold what a bank sends against what its ledger paid, and wrong variants too: var/audit.json
+	$(BIN)/python tests/audit.py
+
 benchmark: $(STAMP)  ## Measure rounds, memory and learning; results go to var/benchmarks/
 	$(BIN)/python -m benchmarks.rounds $(ARGS)
+
+benchmark-membership: $(STAMP)  ## Attack finished models: was this customer in the data? Results go to var/benchmarks/
+	$(BIN)/python -m benchmarks.membership $(ARGS)
 
 clean:  ## Remove the environment and all caches
 	rm -rf $(ENV) var .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
