@@ -1,0 +1,103 @@
+"""How far one unit moves every release a learner makes: by brute force over neighbouring small tables, in exact integers.
+
+From a bank's rows to the clipped sum, for each round of a campaign (histograms and counts, one tree a feature, random
+trees, score histograms), for both units, adding and removing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from consortium import SCHEMA, payments
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mintmark.campaign import learner_of, noise_for, shape_of
+from mintmark.models.learner import NoisySum, Query
+from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
+from mintmark.privacy.mechanism import LATTICE, bounded_sum
+from mintmark.table import Table, build_table
+
+RELEASES = ("histograms", "bin trees", "random trees", "score histograms")
+
+
+def terms(clip: float, unit: PrivacyUnit) -> Campaign:
+    """A campaign of one bank whose four rounds are RELEASES."""
+    return Campaign(
+        name="neighbours",
+        seed=3,
+        learner="guided_boosting",
+        schema_digest=SCHEMA.digest(),
+        rounds=3,
+        privacy=PrivacyTerms(epsilon=1.0, delta=1e-6, unit=unit, clip=clip),
+        aggregation=AggregationTerms(rule="weighted_mean", banks=1),
+        cohort=("bank-0",),
+        quorum=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[tuple[Any, Query]]:
+    """State and question of each round, from the sums of 400 other payments."""
+    campaign, rows = terms(1.0, PrivacyUnit.CUSTOMER), build_table(SCHEMA, payments(400, seed=6)).train()
+    learner, asked = learner_of(campaign), []
+    state = learner.start(campaign, SCHEMA)
+    for _ in RELEASES:
+        query = learner.query(state)
+        asked.append((state, query))
+        total = bounded_sum(learner.contributions(state, query, rows), clipping_norm=2**40).vector / LATTICE
+        state = learner.settle(state, query, NoisySum(total.reshape(shape_of(query)), 0.0))
+    return asked
+
+
+@st.composite
+def small_tables(draw: st.DrawFn) -> Table:
+    """Two to six payments of two or three customers: missing values, values on the bounds and beyond them, equal rows."""
+    rows = draw(st.integers(2, 6))
+
+    def column(values: st.SearchStrategy[Any]) -> np.ndarray:
+        return np.array(draw(st.lists(values, min_size=rows, max_size=rows)))
+
+    numbers = {
+        "amount": column(st.one_of(st.sampled_from([1.0, 1000.0, 5e6]), st.floats(0.5, 1500))),
+        "hour": column(st.sampled_from([0.0, 3.0, 12.0, 23.0, np.nan])),
+        "payments": column(st.integers(-1, 60)).astype(float),
+    }
+    labels, cards = column(st.integers(0, 1)), column(st.integers(1, 3))
+    labels[:2], cards[:2] = (0, 1), (1, 2)
+    return build_table(SCHEMA, numbers | {"fraud": labels, "card": cards, "test": np.zeros(rows)})
+
+
+def without(table: Table, rows: np.ndarray) -> Table:
+    """The table with `rows` taken out, made as a bank makes the part that it trains on."""
+    kept = Table(table.schema, table.features, table.labels, table.customers, rows, table.clipped_share)
+    return kept.train()
+
+
+@pytest.mark.parametrize("unit", PrivacyUnit)
+@pytest.mark.parametrize("release", range(len(RELEASES)), ids=RELEASES)
+@settings(max_examples=15, deadline=None)
+@given(table=small_tables(), clip=st.sampled_from([0.01, 0.5, 0.999, 1.0, 2.5]))
+def test_one_unit_moves_a_release_no_further_than_is_charged(
+    questions: list[tuple[Any, Query]], release: int, unit: PrivacyUnit, table: Table, clip: float
+) -> None:
+    """Any one customer, or transaction, there or not: the vectors' distance is at most the sensitivity, which is the
+    plan's clipping norm. Which of the two tables is the neighbour does not matter to a distance."""
+    state, query = questions[release]
+    campaign = terms(clip, unit)
+    _, norm = noise_for(campaign, release, query)
+
+    def released(rows: Table) -> np.ndarray:
+        contributions = learner_of(campaign).contributions(state, query, rows)
+        groups = rows.customers if unit is PrivacyUnit.CUSTOMER else None
+        total = bounded_sum(contributions, clipping_norm=norm, customers=groups)
+        assert total.sensitivity == norm
+        return total.vector
+
+    whole = released(table)
+    units = table.customers if unit is PrivacyUnit.CUSTOMER else np.arange(len(table))
+    for one in np.unique(units):
+        there_or_not = (whole - released(without(table, units == one))).tolist()
+        assert sum(step**2 for step in there_or_not) <= norm**2
