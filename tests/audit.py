@@ -22,13 +22,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from consortium import POLICY, Consortium, payments
+from consortium import POLICY, Bank, Consortium, payments
 from mutants import MUTANTS, Mutant
 from scipy.optimize import brentq
 from scipy.special import betaincinv, log_ndtr, ndtri
 
 from bank_node import local_round
-from bank_node.local_round import Bank
 from bank_node.settings import Home
 from mintmark.envelope import sign
 from mintmark.mailbox import plan_key
