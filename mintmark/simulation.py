@@ -1,0 +1,123 @@
+r"""A whole campaign in memory, for research and benchmarks: what banks and coordinator compute, without what lies between.
+
+The learner, clipping, lattice, noise scale, wire rounding and robust rule are those in use, so a model made here is the
+one that the protocol makes (with the noise off: to the byte). Left out: keys, mailbox, policies, ledgers and stragglers;
+every bank answers every round. Nothing here protects anybody: it holds all banks' rows in one place.
+
+>>> from mintmark.plan import AggregationTerms, PrivacyTerms
+>>> from mintmark.synthetic import simulate
+>>> from mintmark.table import build_table
+>>> schema, columns = simulate(seed=7, banks=2, rows=4_000)
+>>> tables = {bank: build_table(schema, own) for bank, own in columns.items()}
+>>> campaign = Campaign(
+...     name="cards", seed=1, learner="guided_boosting", schema_digest=schema.digest(), rounds=3,
+...     privacy=PrivacyTerms(epsilon=8.0, delta=1e-6, unit=PrivacyUnit.CUSTOMER),
+...     aggregation=AggregationTerms(rule="weighted_mean", banks=2), cohort=tuple(tables), quorum=2,
+... )
+>>> training = {bank: table.train() for bank, table in tables.items()}
+>>> *_, last = simulate_rounds(campaign, training, noise=seeded_gaussian(np.random.default_rng(7)))
+>>> last.state.round, len(last.artifact.history)
+(3, 3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mintmark.aggregation.cohort import combine
+from mintmark.campaign import learner_of, noise_for, shape_of
+from mintmark.messages import ModelArtifact, decode_sums, encode_sums
+from mintmark.models.learner import NoisySum, Query
+from mintmark.plan import Campaign, PrivacyUnit
+from mintmark.privacy.mechanism import LATTICE, BoundedSum, bounded_sum, release
+from mintmark.roster import rows_band
+from mintmark.table import Table
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+Attack = Callable[[int, Floats], Floats]
+"""(round, noised updates [n, d] in units of 1.0, in the order of the cohort) -> the updates that arrive."""
+
+
+class Noise(Protocol):
+    """Makes of an exact sum what may leave. `release` is the real one."""
+
+    def __call__(self, total: BoundedSum, *, noise_scale: float) -> Ints: ...
+
+
+@dataclass(frozen=True, eq=False)
+class SettledRound:
+    """After a round: the learner's `state`, the `artifact` it follows from, and each bank's share [n] in the round."""
+
+    state: Any
+    artifact: ModelArtifact
+    shares: Floats
+
+
+def seeded_gaussian(generator: np.random.Generator) -> Noise:
+    """Noise that can be repeated, **for research only**: who knows the seed can take it off again. What leaves a bank is
+    drawn by `release`, which takes no seed."""
+
+    def draw(total: BoundedSum, *, noise_scale: float) -> Ints:
+        noise = np.rint(generator.normal(0.0, noise_scale, len(total.vector)))
+        return total.vector + noise.astype(np.int64)
+
+    return draw
+
+
+def simulate_rounds(
+    campaign: Campaign,
+    training: Mapping[str, Table],
+    *,
+    held_out: Mapping[str, Table] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    noise: Noise = release,
+    attack: Attack | None = None,
+) -> Iterator[SettledRound]:
+    """Run the campaign over each bank's `training` rows, yielding after every round.
+
+    The rounds are an iterator: take them one by one to show progress or to stop early, or the last for the model.
+    With `held_out` rows the evaluation round follows the training rounds. `sizes` are the row bands of the roster, those
+    of the training rows unless given. `noise` is not called in a campaign without epsilon. Tables are used as they are,
+    so learners that keep something beside a table find it again in the next campaign.
+
+    Raises:
+        ValueError: the banks are not the campaign's cohort.
+        ProtocolError, PrivacyError, AggregationError: as in a real round.
+    """
+    if tuple(sorted(training)) != campaign.cohort:
+        raise ValueError(f"expected tables of the banks {campaign.cohort}, got {tuple(sorted(training))}")
+    learner = learner_of(campaign)
+    bands = sizes or {bank: rows_band(len(table)) for bank, table in training.items()}
+    weights = np.array([bands[bank] for bank in campaign.cohort], dtype=np.float64)
+    schema = training[campaign.cohort[0]].schema
+    artifact, state = ModelArtifact(campaign), learner.start(campaign, schema)
+    for number in range(campaign.rounds + (held_out is not None)):
+        rows = held_out if held_out is not None and number == campaign.rounds else training
+        query = learner.query(state)
+        scale, _ = noise_for(campaign, number, query)
+        updates = np.array([_update(campaign, state, query, rows[bank], noise) for bank in campaign.cohort])
+        if attack is not None:
+            updates = attack(number, updates)
+        terms = campaign.aggregation
+        total = combine(terms.rule, terms.trim, sizes=weights, updates=updates, noise=scale / LATTICE)
+        settled = NoisySum(total.vector.reshape(shape_of(query)), total.noise)
+        artifact = ModelArtifact(campaign, (*artifact.history, settled))
+        state = learner.settle(state, query, settled)
+        yield SettledRound(state, artifact, total.shares)
+
+
+def _update(campaign: Campaign, state: Any, query: Query, rows: Table, noise: Noise) -> Floats:
+    """One bank's update as it arrives: clipped, summed, noised, rounded to the wire's step; [d] in units of 1.0."""
+    scale, clipping_norm = noise_for(campaign, state.round, query)
+    contributions = learner_of(campaign).contributions(state, query, rows)
+    customers = rows.customers if campaign.privacy.unit is PrivacyUnit.CUSTOMER else None
+    total = bounded_sum(contributions, clipping_norm=clipping_norm, customers=customers)
+    sums = noise(total, noise_scale=scale) if scale else total.vector
+    return decode_sums(encode_sums(sums, scale), scale, len(sums)) / LATTICE
