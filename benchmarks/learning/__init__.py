@@ -1,0 +1,1 @@
+"""The learning benchmark: five ways to make a model, three sets of rows, six privacy budgets."""

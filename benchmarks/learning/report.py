@@ -1,0 +1,204 @@
+"""From records to what people and programs read: means and spreads over seeds, gains with intervals, tables.
+
+The summary, which is also the JSON: `figures` has one entry a set, method, epsilon and place with the mean and standard
+deviation over seeds of every figure; `relative` the AUPRC of pooled rows over the centralised model's; `gains` what the
+deployed model gains over the bank's own, with the middle 95 % of draws of customers (each draw averaged over seeds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from benchmarks.learning.cells import POOLED, Record
+from benchmarks.learning.figures import interval
+
+FIGURES = {
+    "auprc": "AUPRC",
+    "auroc": "ROC-AUC",
+    "recall": "recall at .5 % false alarms",
+    "value": "value detected there",
+}
+METHODS = {
+    "own": "own model, each on its own rows",
+    "average": "logit average of own models",
+    "federated": "federated",
+    "deployed": "deployed, each on its own rows",
+    "central": "centralised",
+}
+WITH_BUDGET = ("federated", "deployed")
+SHOWN_GAINS = (1.0, 4.0)
+Summary = dict[str, Any]
+
+
+def summarise(records: Sequence[Record]) -> Summary:
+    """See the module."""
+    figures = [_entry(key, group) for key, group in _grouped(records, ("set", "method", "epsilon", "where"))]
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "figures": figures,
+        "relative": _relative(figures),
+        "gains": _gains(records),
+    }
+
+
+def select(entries: Iterable[Record], **wanted: Any) -> list[Record]:
+    """The entries whose fields are all as wanted."""
+    return [entry for entry in entries if all(entry[name] == value for name, value in wanted.items())]
+
+
+def _grouped(records: Sequence[Record], names: tuple[str, ...]) -> Iterable[tuple[Record, list[Record]]]:
+    def key(record: Record) -> tuple[str, ...]:
+        return tuple(str(record[name]) for name in names)
+
+    for _, group in groupby(sorted(records, key=key), key):
+        members = list(group)
+        yield {name: members[0][name] for name in names}, members
+
+
+def _entry(key: Record, group: list[Record]) -> Record:
+    entry = {**key, "seeds": len(group)}
+    for figure in FIGURES:
+        values = [record[figure] for record in group]
+        entry[figure] = round(float(np.mean(values)), 4)
+        entry[f"{figure}_sd"] = round(float(np.std(values, ddof=1)), 4) if len(values) > 1 else None
+    return entry
+
+
+def _relative(figures: list[Record]) -> list[Record]:
+    whole = {entry["set"]: entry["auprc"] for entry in select(figures, method="central", where=POOLED)}
+    return [
+        {name: entry[name] for name in ("set", "method", "epsilon")}
+        | {"auprc": round(entry["auprc"] / whole[entry["set"]], 4)}
+        for entry in select(figures, where=POOLED)
+        if entry["set"] in whole
+    ]
+
+
+def _gains(records: Sequence[Record]) -> list[Record]:
+    """For every bank and epsilon: AUPRC own and deployed, their difference, its interval, and the gain in per cent."""
+    own = {(record["set"], record["where"], record["seed"]): record for record in select(records, method="own")}
+    banks = [record for record in select(records, method="deployed") if record["where"] != POOLED]
+    found = []
+    for key, group in _grouped(banks, ("set", "epsilon", "where")):
+        before = [own[record["set"], record["where"], record["seed"]] for record in group]
+        differences = np.mean(
+            [np.subtract(after["draws"], first["draws"]) for after, first in zip(group, before, strict=True)], axis=0
+        )
+        low, high = interval(differences)
+        base, reached = (float(np.mean([record["auprc"] for record in part])) for part in (before, group))
+        found.append(
+            {"set": key["set"], "epsilon": key["epsilon"], "bank": key["where"]}
+            | {"own": round(base, 4), "deployed": round(reached, 4), "gain": round(reached - base, 4)}
+            | {"low": round(low, 4), "high": round(high, 4), "percent": round(100 * (reached / base - 1), 1)}
+        )
+    return found
+
+
+def print_report(summary: Summary, console: Console) -> None:
+    """The tables, for a terminal."""
+    for title, head, rows in tables(summary):
+        table = RichTable(title=title, title_justify="left")
+        for number, name in enumerate(head):
+            table.add_column(name, justify="right" if number else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+def markdown(summary: Summary) -> str:
+    """The section for docs/benchmarks.md."""
+    lines = [f"## Learning ({summary['date']})", ""]
+    for title, head, rows in tables(summary):
+        lines += [title, "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
+    return "\n".join(lines)
+
+
+def tables(summary: Summary) -> Iterable[tuple[str, list[str], list[list[str]]]]:
+    """(title, head, rows) of three tables a set: AUPRC by epsilon, the other figures, and every bank for itself."""
+    for name in sorted({entry["set"] for entry in summary["figures"]}):
+        figures = select(summary["figures"], set=name)
+        epsilons = sorted({_rank(entry["epsilon"]) for entry in figures if entry["method"] in WITH_BUDGET})
+        shown = 4.0 if 4.0 in epsilons else epsilons[-1]
+        pooled = select(figures, where=POOLED)
+        yield f"{name}: AUPRC on the pooled test rows (share of the centralised)", *_by_epsilon(pooled, epsilons)
+        yield f"{name}: pooled test rows at {_label(shown)}", *_by_figure(pooled, shown)
+        yield f"{name}: AUPRC on each bank's own test rows at {_label(shown)}", *_by_bank(figures, shown)
+        for rank in [rank for rank in epsilons if rank in SHOWN_GAINS] or epsilons[-1:]:
+            gains = [gain for gain in select(summary["gains"], set=name) if _rank(gain["epsilon"]) == rank]
+            yield f"{name}: what each bank gains over its own model at {_label(rank)}", *_gains_table(gains)
+
+
+def _by_epsilon(pooled: list[Record], epsilons: list[float]) -> tuple[list[str], list[list[str]]]:
+    whole = select(pooled, method="central")
+    rows = []
+    for method, text in METHODS.items():
+        entries = [_at(pooled, method, rank) for rank in epsilons if method in WITH_BUDGET or rank == epsilons[0]]
+        cells = [_mean(entry, "auprc") for entry in entries]
+        if whole:
+            shares = [entry["auprc"] / whole[0]["auprc"] if entry else float("nan") for entry in entries]
+            cells = [f"{cell} ({share:.0%})" for cell, share in zip(cells, shares, strict=True)]
+        rows.append([text, *cells, *[""] * (len(epsilons) - len(cells))])
+    return ["", *(_label(rank) for rank in epsilons)], rows
+
+
+def _by_figure(pooled: list[Record], rank: float) -> tuple[list[str], list[list[str]]]:
+    rows = [[text, *(_mean(_at(pooled, method, rank), name) for name in FIGURES)] for method, text in METHODS.items()]
+    return ["", *FIGURES.values()], rows
+
+
+def _by_bank(figures: list[Record], rank: float) -> tuple[list[str], list[list[str]]]:
+    banks = sorted({entry["where"] for entry in figures} - {POOLED})
+    rows = [
+        [bank, *(_mean(_at(select(figures, where=bank), name, rank), "auprc") for name in METHODS)] for bank in banks
+    ]
+    return ["bank", *METHODS], rows
+
+
+def _gains_table(gains: list[Record]) -> tuple[list[str], list[list[str]]]:
+    rows = []
+    for gain in sorted(gains, key=lambda gain: gain["bank"]):
+        spread = f"{_signed(gain['low'])} to {_signed(gain['high'])}"
+        reached = [_number(gain["own"]), _number(gain["deployed"]), f"{gain['percent']:+.1f} %"]
+        rows.append([gain["bank"], *reached, spread])
+    return ["bank", "own", "deployed", "gain", "95 % of AUPRC gained"], rows
+
+
+def _at(entries: list[Record], method: str, rank: float) -> Record | None:
+    """The method's entry at an epsilon; what knows no epsilon has one only."""
+    found = [
+        entry
+        for entry in select(entries, method=method)
+        if method not in WITH_BUDGET or _rank(entry["epsilon"]) == rank
+    ]
+    return found[0] if found else None
+
+
+def _mean(entry: Record | None, figure: str) -> str:
+    if entry is None:
+        return "-"
+    spread = entry[f"{figure}_sd"]
+    return _number(entry[figure]) + (f" ±{_number(spread)}" if spread is not None else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("0.", ".", 1)
+
+
+def _rank(epsilon: float | None) -> float:
+    return float("inf") if epsilon is None else epsilon
+
+
+def _label(rank: float) -> str:
+    return "no noise" if rank == float("inf") else f"epsilon {rank:g}"
