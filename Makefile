@@ -5,7 +5,7 @@ BIN := $(ENV)/bin
 STAMP := $(ENV)/.installed
 ARGS ?=
 
-.PHONY: demo test check audit benchmark benchmark-membership clean help
+.PHONY: demo test check audit benchmark benchmark-learning benchmark-membership clean help
 .DEFAULT_GOAL := help
 
 help:  ## Show this
@@ -28,8 +28,11 @@ check: $(STAMP)  ## Style, types and the tests that start no server
 audit: $(STAMP)  ## Hold what a bank sends against what its ledger paid, and wrong variants too: var/audit.json
 	$(BIN)/python tests/audit.py
 
-benchmark: $(STAMP)  ## Measure rounds, memory and learning; results go to var/benchmarks/
+benchmark: $(STAMP)  ## Measure rounds and memory; results go to var/benchmarks/
 	$(BIN)/python -m benchmarks.rounds $(ARGS)
+
+benchmark-learning: $(STAMP)  ## Measure accuracy by epsilon, bank by bank (ARGS=--quick in minutes); goes on where it stopped
+	$(BIN)/python -m benchmarks.learning $(ARGS)
 
 benchmark-membership: $(STAMP)  ## Attack finished models: was this customer in the data? Results go to var/benchmarks/
 	$(BIN)/python -m benchmarks.membership $(ARGS)
