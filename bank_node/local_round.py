@@ -28,6 +28,7 @@ from mintmark.canonical import digest
 from mintmark.errors import DataError, PrivacyError, ProtocolError, StorageError
 from mintmark.messages import MAX_ARTIFACT_BYTES, ModelArtifact, UpdateStatement, encode_sums, encode_update
 from mintmark.models.learner import Learner, Query
+from mintmark.models.rows import code_table
 from mintmark.plan import PrivacyUnit, RoundPlan
 from mintmark.privacy.accountant import GaussianRelease
 from mintmark.privacy.ledger import EntryKind, Ledger, entry_after, write_durably
@@ -72,10 +73,11 @@ def answer_plan(home: Path, plan_key: str, plan_digest: str, now: datetime) -> A
 def warm() -> None:
     """Load what a round needs, so that a waiting process answers at once."""
     import dp_accounting
-    import lightgbm
     import opendp.measurements
 
-    for module in (dp_accounting, lightgbm, opendp.measurements):
+    from mintmark.models import kernels
+
+    for module in (dp_accounting, opendp.measurements, kernels):
         log.debug("loaded %s", module.__name__)
     S3Store(S3Location("http://127.0.0.1:9", "none", "none", "none"))  # loads boto3's models; asks nobody anything
 
@@ -144,7 +146,7 @@ def contribute(learner: Learner[Any], state: Any, query: Query, rows: Table, pla
     """The sum of the rows' contributions, each unit's clipped to the plan's norm (protocol, step 6)."""
     by_customer = plan.campaign.privacy.unit is PrivacyUnit.CUSTOMER
     return bounded_sum(
-        learner.contributions(state, query, rows),
+        learner.contributions(state, query, code_table(rows)),
         clipping_norm=plan.clipping_norm,
         customers=rows.customers if by_customer else None,
     )

@@ -7,7 +7,7 @@ out. Reading tables is in `table.py`.
 
     schema = parse_schema(Path("examples/uci_default.toml").read_text())
     schema.digest()            # what a plan names
-    schema.features[0].grid()  # at most 255 edges: at most 256 cells and one for missing values
+    schema.features[0].grid()  # at most 254 edges: at most 255 cells and one for missing values, a byte
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,7 +28,7 @@ import numpy.typing as npt
 from mintmark.canonical import canonical_json, digest
 from mintmark.errors import DataError
 
-MAX_EDGES = 255
+MAX_EDGES = 254  # with the cells around them and one for missing values, a row's cell is one byte
 MAX_FEATURES = 512
 MAX_CATEGORIES = 200
 MAX_SCHEMA_CHARS = 1_000_000
@@ -39,7 +40,7 @@ _FEATURE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _SCHEMA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SCHEMA_KEYS = dict.fromkeys(("name", "label", "customer", "bank", "test", "query"), str) | {"features": list}
-_FEATURE_KEYS = dict.fromkeys(("name", "kind", "scope", "unit"), str) | {
+_FEATURE_KEYS = dict.fromkeys(("name", "kind", "scope", "unit", "monotone"), str) | {
     "lower": float,
     "upper": float,
     "categories": list,
@@ -68,11 +69,19 @@ class Scope(StrEnum):
     ENTITY = "entity"
 
 
+class Monotone(StrEnum):
+    """How the model's score may move when a feature grows and all else stays: never down, or never up."""
+
+    INCREASING = "increasing"
+    DECREASING = "decreasing"
+
+
 @dataclass(frozen=True)
 class Feature:
     """One agreed column. `lower` and `upper` are public knowledge, never a bank's minimum or maximum.
 
     A category has `categories` (2 to 200 words of printable ASCII) and bounds 0 and len(categories) - 1: the codes.
+    `monotone` binds every model made with the schema; categories have no order that it could follow.
     Raises `DataError` when the parts contradict each other.
     """
 
@@ -83,6 +92,7 @@ class Feature:
     scope: Scope = Scope.ROW
     unit: str = ""
     categories: tuple[str, ...] = ()
+    monotone: Monotone | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lower", float(self.lower) + 0.0)  # -0.0 becomes 0.0: one schema, one digest
@@ -97,7 +107,7 @@ class Feature:
             raise DataError(f"feature {self.name}: expected no categories for kind {self.kind}, got some")
 
     def grid(self) -> npt.NDArray[np.float64]:
-        """The public edges, [m] float64, strictly increasing, lower <= edge < upper, 1 <= m <= 255.
+        """The public edges, [m] float64, strictly increasing, lower <= edge < upper, 1 <= m <= 254.
 
         A linear or log grid begins at `lower` itself, so that what is clipped there has a cell of its own. A log grid
         from zero begins six decades under `upper`: a feature that is mostly zero keeps its zeros together.
@@ -127,6 +137,8 @@ class Feature:
 
     def _check_categories(self) -> None:
         words = self.categories
+        if self.monotone:
+            raise DataError(f"feature {self.name}: expected no monotone for kind category, got {self.monotone}")
         if not 2 <= len(words) <= MAX_CATEGORIES or len(set(words)) != len(words):
             raise DataError(f"feature {self.name}: expected 2 to {MAX_CATEGORIES} different categories, got {words}")
         if not all(word and word.isascii() and word.isprintable() and " " not in word for word in words):
@@ -174,11 +186,23 @@ class FeatureSchema:
 
     def canonical_bytes(self) -> bytes:
         """What the consortium agreed on, as compact JSON with sorted keys: the name and the features, in order."""
-        return canonical_json({"name": self.name, "features": [asdict(feature) for feature in self.features]})
+        return canonical_json({"name": self.name, "features": [_agreed(feature) for feature in self.features]})
 
     def digest(self) -> str:
         """SHA-256 of `canonical_bytes`, hex."""
         return digest(self.canonical_bytes())
+
+
+@lru_cache(maxsize=8)
+def public_edges(schema: FeatureSchema) -> npt.NDArray[np.float64]:
+    """All features' grids: [F, 256] float64, each ascending and then +inf; only +inf for categories. Read only."""
+    edges = np.full((len(schema.features), MAX_EDGES + 2), np.inf)
+    for row, feature in zip(edges, schema.features, strict=True):
+        if feature.kind is not FeatureKind.CATEGORY:
+            grid = feature.grid()
+            row[: len(grid)] = grid
+    edges.setflags(write=False)
+    return edges
 
 
 def parse_schema(text: str) -> FeatureSchema:
@@ -202,7 +226,7 @@ def dump_schema(schema: FeatureSchema) -> str:
         lines.append(f'query = """\n{escaped}"""')
     lines.append("features = [")
     for feature in schema.features:
-        values = asdict(feature)
+        values = _agreed(feature)
         if feature.kind is FeatureKind.CATEGORY:
             del values["lower"], values["upper"]
         pairs = (f"{key} = {json.dumps(value)}" for key, value in values.items() if value not in ("", ()))
@@ -210,14 +234,24 @@ def dump_schema(schema: FeatureSchema) -> str:
     return "\n".join([*lines, "]", ""])
 
 
+def _agreed(feature: Feature) -> dict[str, Any]:
+    """A feature's fields; `monotone` only where it is declared, so that older schemas keep their digests."""
+    values = asdict(feature)
+    if feature.monotone is None:
+        del values["monotone"]
+    return values
+
+
 def _parse_feature(item: object) -> Feature:
     if not isinstance(item, dict):
         raise DataError(f"the schema: expected every feature to be a table, got a {type(item).__name__}")
     name = item.get("name")
     where = f"feature {name[:64]!r}" if isinstance(name, str) else "a feature without a name"
-    values = _read(item, where, _FEATURE_KEYS, optional={"lower", "upper", "scope", "unit", "categories"})
+    values = _read(item, where, _FEATURE_KEYS, optional={"lower", "upper", "scope", "unit", "categories", "monotone"})
     values["kind"] = _member(FeatureKind, values["kind"], where)
     values["scope"] = _member(Scope, values.get("scope", Scope.ROW), where)
+    if "monotone" in values:
+        values["monotone"] = _member(Monotone, values["monotone"], where)
     words = values["categories"] = tuple(values.get("categories", ()))
     if not all(isinstance(word, str) for word in words):
         raise DataError(f"{where}: expected categories that are all strings")
@@ -261,7 +295,7 @@ def _check_match(pattern: re.Pattern[str], text: str, what: str) -> None:
 
 
 def _thinned(count: int) -> npt.NDArray[np.float64]:
-    """The offsets 1..count, or 255 of them: every one at first, then geometrically sparser, ending at count."""
+    """The offsets 1..count, or MAX_EDGES of them: every one at first, then geometrically sparser, ending at count."""
     if count <= MAX_EDGES:
         return np.arange(1, count + 1, dtype=np.float64)
     offsets = [1]

@@ -29,10 +29,10 @@ ONLY_IN = {
     "lightgbm": (
         "mintmark/models/",
         "bank_node/personalise.py",
-        "bank_node/local_round.py",
         "infra/embedded/comparison.py",
         "tasks/register.py",
     ),
+    "numba": ("mintmark/models/kernels.py", "mintmark/privacy/kernels.py"),
     "duckdb": ("infra/embedded/dataset.py",),
     "opendp": ("mintmark/privacy/mechanism.py", "bank_node/local_round.py"),
     "dp_accounting": ("mintmark/privacy/accountant.py", "bank_node/local_round.py"),

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from mintmark.campaign import learner_of, noise_for, replay, shape_of
 from mintmark.messages import ModelArtifact
-from mintmark.models.boosting import DEPTH, TREES_PER_ROUND, GuidedBoosting, TreeQuery, leaf_values
+from mintmark.models.boosting import DEPTH, TREES_PER_ROUND, GuidedBoosting, TreeQuery
+from mintmark.models.leaf_values import leaf_values
 from mintmark.models.learner import NoisySum
-from mintmark.models.lightgbm_text import Tree, load, write
+from mintmark.models.lightgbm_text import load, write
+from mintmark.models.rows import code_table
+from mintmark.models.tree import Tree
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
 from mintmark.privacy.mechanism import LATTICE, bounded_sum
 from mintmark.table import Table, build_table
@@ -45,7 +48,9 @@ def train(campaign: Campaign, tables: list[Table]) -> tuple[object, str]:
         _, clipping_norm = noise_for(campaign, round_, query)
         sums = [
             bounded_sum(
-                learner.contributions(state, query, table), clipping_norm=clipping_norm, customers=table.customers
+                learner.contributions(state, query, code_table(table)),
+                clipping_norm=clipping_norm,
+                customers=table.customers,
             ).vector
             for table in tables
         ]
@@ -76,7 +81,7 @@ def test_leaves_are_fitted_to_the_rows_that_fall_in_them() -> None:
     assert isinstance(query, TreeQuery)
     score = np.array([_naive_score(state.trees, state.base_score, row) for row in table.features])
     probability = 1 / (1 + np.exp(-score))
-    found = learner.contributions(state.__class__(**{**vars(state), "campaign": campaign}), query, table)
+    found = learner.contributions(state.__class__(**{**vars(state), "campaign": campaign}), query, code_table(table))
     total = bounded_sum(found, clipping_norm=2**40, customers=None).vector.reshape(shape_of(query)) / LATTICE
     for slot, tree in enumerate(query.trees):
         expected = np.zeros((query.cells, 2))
@@ -111,7 +116,9 @@ def test_structures_do_not_look_at_labels() -> None:
         table, campaign = build_table(SCHEMA, columns), terms(1)
         state = learner.start(campaign, SCHEMA)
         query = learner.query(state)
-        counts = bounded_sum(learner.contributions(state, query, table), clipping_norm=2**40).vector / LATTICE
+        counts = (
+            bounded_sum(learner.contributions(state, query, code_table(table)), clipping_norm=2**40).vector / LATTICE
+        )
         digests.append(
             learner.query(learner.settle(state, query, NoisySum(counts.reshape(shape_of(query)), 0.0))).digest()
         )

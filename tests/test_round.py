@@ -20,7 +20,7 @@ from mintmark.plan import RoundPlan
 from mintmark.round import Manifest, RejectionReason
 from tasks.evaluation import evaluate_scores
 
-COORDINATES = 4 * 257  # round 0 of three features: their cells and the label's
+COORDINATES = 4 * 256  # round 0 of three features: their cells and the label's
 
 
 def forge(

@@ -57,10 +57,10 @@ def any_feature(draw: st.DrawFn) -> Feature:
 
 @given(any_feature())
 def test_every_grid_is_increasing_and_within_bounds(feature: Feature) -> None:
-    """Whatever the bounds, there are 1 to 255 finite edges, strictly increasing, and no cell beyond the bounds."""
+    """Whatever the bounds, there are 1 to 254 finite edges, strictly increasing, and no cell beyond the bounds."""
     edges = feature.grid()
 
-    assert edges.dtype == np.float64 and 1 <= len(edges) <= 255
+    assert edges.dtype == np.float64 and 1 <= len(edges) <= 254
     assert np.isfinite(edges).all() and (np.diff(edges) > 0).all()
     assert feature.lower <= edges[0] and edges[-1] < feature.upper
 
@@ -77,27 +77,27 @@ def test_a_schema_survives_its_text(features: list[Feature], query: str) -> None
 
 
 def test_a_linear_grid_is_even() -> None:
-    """255 edges from the lower bound on, each a 255th of the range further."""
-    edges = Feature("hour", FeatureKind.LINEAR, -5, 505).grid()
+    """254 edges from the lower bound on, each a 254th of the range further."""
+    edges = Feature("hour", FeatureKind.LINEAR, -5, 503).grid()
 
-    assert np.allclose(edges, -5 + 2 * np.arange(255), atol=1e-9)
+    assert np.allclose(edges, -5 + 2 * np.arange(254), atol=1e-9)
 
 
 def test_a_log_grid_has_even_ratios_and_may_begin_at_zero() -> None:
     """Neighbouring edges have one ratio; from zero, the first edge is a millionth of the upper bound."""
     for lower, first in ((0.01, 0.01), (0, 0.01)):
         edges = Feature("amount", FeatureKind.LOG, lower, 10_000).grid()
-        assert edges[0] == first and len(edges) == 255
-        assert np.allclose(edges[1:] / edges[:-1], (10_000 / first) ** (1 / 255))
+        assert edges[0] == first and len(edges) == 254
+        assert np.allclose(edges[1:] / edges[:-1], (10_000 / first) ** (1 / 254))
 
 
 def test_an_integer_grid_separates_neighbours_while_it_can() -> None:
-    """Up to 256 whole numbers have a cell each; of more, the low ones do, and cells widen upwards."""
+    """Up to 255 whole numbers have a cell each; of more, the low ones do, and cells widen upwards."""
     few = Feature("age", FeatureKind.INTEGER, -2, 8).grid()
     many = Feature("count", FeatureKind.INTEGER, 0, 100_000).grid()
 
     assert few.tolist() == [k + 0.5 for k in range(-2, 8)]
-    assert len(many) == 255 and many[:5].tolist() == [0.5, 1.5, 2.5, 3.5, 4.5] and many[-1] == 99_999.5
+    assert len(many) == 254 and many[:5].tolist() == [0.5, 1.5, 2.5, 3.5, 4.5] and many[-1] == 99_999.5
     assert (many % 1 == 0.5).all() and (np.diff(np.diff(many)) >= -1).all()
 
 

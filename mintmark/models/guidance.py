@@ -1,4 +1,4 @@
-r"""Which splits are worth sampling: gains estimated from released sums, and random trees drawn from them.
+r"""Step 3: which splits are worth sampling, from gains that released sums show.
 
 Random trees whose structure does not depend on data cost no privacy; sampling their splits in proportion to gains that
 earlier rounds' noised sums already showed costs none either. From those gains, p(feature) is proportional to
@@ -19,13 +19,12 @@ Ints = npt.NDArray[np.int64]
 _FEATURE_POWER, _FEATURE_FLOOR = 0.75, 0.03
 _THRESHOLD_POWER, _THRESHOLD_UNIFORM = 0.5, 0.2
 _MEMORY = 0.7  # how much of an estimate stays when a later round says something new
-_FEATURES_OF_NARROW_TREES = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Guidance:
     """Gains known so far: `feature` [F] and `threshold` [F, W], all >= 0. `edges` [F] counts each feature's thresholds;
-    threshold t < edges[f] of feature f is its edge t."""
+    threshold t < edges[f] of feature f is split t of its bins."""
 
     feature: Floats
     threshold: Floats
@@ -52,7 +51,7 @@ class Guidance:
 @dataclass(frozen=True, eq=False)
 class Splits:
     """T complete trees of one depth as heaps of M = 2**depth - 1 splits (children of i: 2 i + 1 and 2 i + 2): `feature`,
-    `threshold` (its place among the feature's edges) and `missing_left`, each [T, M]."""
+    `threshold` (the number of the split among its feature's) and `missing_left`, each [T, M]."""
 
     feature: Ints
     threshold: Ints
@@ -111,58 +110,6 @@ def learn_from_trees(
     scale = guidance.feature.sum() / mean.sum() if mean.sum() > 0 else 0.0
     blended = _MEMORY * guidance.feature + (1 - _MEMORY) * scale * mean
     return replace(guidance, feature=np.where(seen > 0, blended, guidance.feature), threshold=threshold)
-
-
-def draw_trees(guidance: Guidance, trees: int, depth: int, key: bytes) -> Splits:
-    """`trees` complete random trees; the same `key` (at least 16 bytes, public) gives the same trees everywhere.
-
-    Every other tree uses at most four features, so that some trees go deep into few. A node's thresholds stay within
-    its ancestors' cuts while any is left.
-    """
-    rng = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little")))
-    count = len(guidance.feature)
-    probability = np.broadcast_to(guidance.feature_probabilities(), (trees, count)).copy()
-    race = (
-        -np.log1p(-rng.random((trees, count))) / probability
-    )  # the smallest k are a weighted draw without replacement
-    losers = np.argsort(race, axis=1, kind="stable")[:, _FEATURES_OF_NARROW_TREES:]
-    np.put_along_axis(probability[1::2], losers[1::2], 0.0, axis=1)
-    uniform = rng.random((trees, 2**depth - 1, 3))
-    feature = np.zeros((trees, 2**depth - 1), dtype=np.int64)
-    threshold = np.zeros_like(feature)
-    low = np.zeros((trees, 1, count), dtype=np.int64)  # thresholds low <= t < high are still open
-    high = np.broadcast_to(guidance.edges, (trees, 1, count)).copy()
-    weights = guidance.threshold_weights()
-    places = np.arange(weights.shape[1])
-    for level in range(depth):
-        nodes = slice(2**level - 1, 2 ** (level + 1) - 1)
-        open_ = np.where(high > low, probability[:, None, :], 0.0)
-        open_ = np.where(open_.sum(axis=2, keepdims=True) > 0, open_, probability[:, None, :])
-        chosen = _draw(open_, uniform[:, nodes, 0])
-        own_low = np.take_along_axis(low, chosen[..., None], axis=2)
-        own_high = np.take_along_axis(high, chosen[..., None], axis=2)
-        inside = np.where((places >= own_low) & (places < own_high), weights[chosen], 0.0)
-        inside = np.where(inside.sum(axis=2, keepdims=True) > 0, inside, weights[chosen])
-        cut = _draw(inside, uniform[:, nodes, 1])
-        feature[:, nodes], threshold[:, nodes] = chosen, cut
-        low, high = _children_ranges(low, high, chosen, cut)
-    return Splits(feature, threshold, uniform[..., 2] < 0.5)
-
-
-def _children_ranges(low: Ints, high: Ints, feature: Ints, cut: Ints) -> tuple[Ints, Ints]:
-    """Open thresholds of the next level: [T, N, F] -> [T, 2 N, F], left and right child next to each other."""
-    left_high, right_low = high.copy(), low.copy()
-    np.put_along_axis(left_high, feature[..., None], cut[..., None], axis=2)
-    np.put_along_axis(right_low, feature[..., None], cut[..., None] + 1, axis=2)
-    shape = (low.shape[0], -1, low.shape[2])
-    return np.stack([low, right_low], axis=2).reshape(shape), np.stack([left_high, high], axis=2).reshape(shape)
-
-
-def _draw(weights: Floats, uniform: Floats) -> Ints:
-    """One index a row by inversion: weights [..., K] >= 0, uniform [...] in [0, 1)."""
-    steps = np.cumsum(weights, axis=-1)
-    below = steps <= (uniform * steps[..., -1])[..., None]
-    return np.asarray(below.sum(axis=-1), dtype=np.int64)
 
 
 def _normalised(weights: Floats, otherwise: Floats) -> Floats:

@@ -14,10 +14,10 @@ from typing import ClassVar, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from mintmark.models.rows import RowState
 from mintmark.plan import Campaign
 from mintmark.privacy.mechanism import Contributions
 from mintmark.schema import FeatureSchema
-from mintmark.table import Table
 
 State = TypeVar("State")
 
@@ -63,7 +63,11 @@ class Learner(Protocol[State]):
         """The question of the state's next round, derived from public values only."""
         ...
 
-    def contributions(self, state: State, query: Query, rows: Table) -> Contributions:
+    def advance(self, state: State, rows: RowState) -> RowState:
+        """The rows with the scores of the state's model; what the rows have seen of it already is not done again."""
+        ...
+
+    def contributions(self, state: State, query: Query, rows: RowState) -> Contributions:
         """What each of a bank's rows adds to the sums. Runs at the bank; depends on each row alone."""
         ...
 

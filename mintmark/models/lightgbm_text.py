@@ -1,9 +1,11 @@
 """Trees written as a LightGBM text model, which `lightgbm.Booster` loads.
 
-A tree's splits send x <= threshold left; a missing value (NaN) goes the way the split says. No gains, covers or counts of
+A tree's splits send x <= threshold left; a missing value (NaN) goes the way the split says. A split on a category lists
+the codes that go left, as LightGBM's own; missing and unknown go right. No gains, covers or counts of
 data are written: they would tell about rows. `tree_sizes` is left out because LightGBM aborts the whole process on a
 wrong one. The base score is a first tree of one leaf. LightGBM takes numbers within 1e-35 of a threshold at zero for zero.
 
+>>> import numpy as np
 >>> stump = Tree(np.array([0]), np.array([1.5]), np.array([True]), np.array([-1]), np.array([-2]), np.array([0.25, -0.25]))
 >>> load(write([stump], names=("amount",), base_score=-2.0)).predict([[1.0], [2.0]], raw_score=True).tolist()
 [-1.75, -2.25]
@@ -12,36 +14,15 @@ wrong one. The base score is a first tree of one leaf. LightGBM takes numbers wi
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+from mintmark.models.tree import Tree
 
 if TYPE_CHECKING:
     import lightgbm
 
-_MISSING_LEFT, _MISSING_RIGHT = 10, 8  # decision_type: missing means NaN (8), default left (2)
-
-
-@dataclass(frozen=True, eq=False)
-class Tree:
-    """A binary tree of m splits and m + 1 leaves.
-
-    `feature`, `threshold`, `missing_left`, `left`, `right` are [m]; a child >= 0 is a split, a child c < 0 is the leaf
-    ~c. `leaf_value` [m + 1] holds raw scores (log-odds), already scaled by the step. Split 0 is the root.
-    """
-
-    feature: npt.NDArray[np.integer]
-    threshold: npt.NDArray[np.float64]
-    missing_left: npt.NDArray[np.bool_]
-    left: npt.NDArray[np.integer]
-    right: npt.NDArray[np.integer]
-    leaf_value: npt.NDArray[np.float64]
-
-    @property
-    def leaves(self) -> int:
-        return len(self.leaf_value)
+_MISSING_LEFT, _MISSING_RIGHT, _CATEGORY = 10, 8, 9  # decision_type: missing means NaN (8), default left (2), list (1)
+_WORD_BITS = 32  # of the sets of codes
 
 
 def write(trees: Iterable[Tree], *, names: Sequence[str], base_score: float) -> str:
@@ -92,14 +73,18 @@ def _tree(tree: Tree) -> dict[str, object]:
     splits = len(tree.feature)
     if splits == 0:
         return _constant(float(tree.leaf_value[0]))
+    categorical = sorted(tree.categories)
+    threshold = tree.threshold.tolist()
+    for place, split in enumerate(categorical):
+        threshold[split] = place
     below = _leaves_below(tree)  # neutral covers, so that `pred_contrib` works: every leaf counts as one row
     return {
         "num_leaves": tree.leaves,
-        "num_cat": 0,
+        "num_cat": len(categorical),
         "split_feature": " ".join(map(str, tree.feature.tolist())),
         "split_gain": " ".join(["1"] * splits),
-        "threshold": _numbers(tree.threshold.tolist()),
-        "decision_type": " ".join(str(_MISSING_LEFT if left else _MISSING_RIGHT) for left in tree.missing_left),
+        "threshold": _numbers(threshold),
+        "decision_type": " ".join(map(str, _decision_types(tree))),
         "left_child": " ".join(map(str, tree.left.tolist())),
         "right_child": " ".join(map(str, tree.right.tolist())),
         "leaf_value": _numbers(tree.leaf_value.tolist()),
@@ -108,9 +93,30 @@ def _tree(tree: Tree) -> dict[str, object]:
         "internal_value": " ".join(["0"] * splits),
         "internal_weight": " ".join(map(str, below)),
         "internal_count": " ".join(map(str, below)),
+        **_code_sets([tree.categories[split] for split in categorical]),
         "is_linear": 0,
         "shrinkage": 1,
     }
+
+
+def _decision_types(tree: Tree) -> list[int]:
+    return [
+        _CATEGORY if split in tree.categories else _MISSING_LEFT if left else _MISSING_RIGHT
+        for split, left in enumerate(tree.missing_left)
+    ]
+
+
+def _code_sets(sets: list[tuple[int, ...]]) -> dict[str, object]:
+    """Sets of codes as bits in words of 32, one after the other; `cat_boundaries` are where each begins and ends."""
+    if not sets:
+        return {}
+    words, boundaries = [], [0]
+    for codes in sets:
+        bits = sum(1 << code for code in codes)
+        length = max(codes) // _WORD_BITS + 1
+        words += [bits >> _WORD_BITS * place & (1 << _WORD_BITS) - 1 for place in range(length)]
+        boundaries.append(len(words))
+    return {"cat_boundaries": " ".join(map(str, boundaries)), "cat_threshold": " ".join(map(str, words))}
 
 
 def _leaves_below(tree: Tree) -> list[int]:

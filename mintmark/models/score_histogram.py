@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mintmark.canonical import canonical_json, digest
+from mintmark.models.rows import RowState
 from mintmark.privacy.mechanism import Contributions
 from mintmark.schema import FeatureSchema
-from mintmark.table import Table
 
 SCORE_CELLS = 128
 _LOG_ODDS = 8.0  # the grid's ends: probabilities of .0003 and .9997
@@ -38,7 +38,7 @@ class ScoreQuery:
         return digest(canonical_json({"query": "scores", "schema": self.schema.digest(), "cells": SCORE_CELLS}))
 
 
-def count_scores(query: ScoreQuery, probability: npt.NDArray[np.float64], rows: Table) -> Contributions:
+def count_scores(query: ScoreQuery, probability: npt.NDArray[np.float64], rows: RowState) -> Contributions:
     """Each row's cell: [1, n]. `probability` [n] is the model's."""
     cell = np.searchsorted(score_edges(), probability, side="left") + SCORE_CELLS * rows.labels.astype(np.int64)
-    return Contributions(cell[None].astype(np.uint16), np.ones((len(rows), 1)), query.cells)
+    return Contributions(cell[None].astype(np.uint8), np.ones((len(rows), 1)), query.cells)

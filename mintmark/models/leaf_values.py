@@ -1,0 +1,79 @@
+r"""Step 5: the values that noised sums support, from the root of each tree down to its leaves.
+
+With G and H the sums of gradients and hessians in a node, v its parent's value, s the standard deviation of the noise in
+G and lambda the prior: $r = G + H v$, $v \leftarrow v - \max(0, 1 - s^2/r^2)\, r / (\max(H, 0) + \lambda)$, clipped to +-2.
+Where a feature is monotone, `monotone.py` bounds every level before the next one starts from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mintmark.models.bins import Bins
+from mintmark.models.monotone import Bounds, isotonic
+
+Floats = npt.NDArray[np.float64]
+
+LEAF_BOUND = 2.0  # log-odds
+
+
+def leaf_values(
+    levels: Sequence[Floats], noise: float, lam: float, direction: npt.NDArray[np.integer] | None = None
+) -> Floats:
+    """Values of the leaves of T complete trees: [T, leaves].
+
+    `levels[l]` [T, N_l, 2] holds G and H of level l's nodes, `noise` is the standard deviation of a leaf's G.
+    `direction` [T, M] says of every split, in heap order, that the right child's values may not be below (1) or above
+    (-1) the left's; 0 or None leaves them free.
+
+    >>> leaf_values([np.array([[[-30.0, 10.0]]])], noise=0.0, lam=5.0).tolist()
+    [[2.0]]
+    """
+    value: Floats = np.zeros(levels[0].shape[:2])
+    bounds = None if direction is None else Bounds.none(len(value))
+    leaves = levels[-1].shape[1]
+    for level, sums in enumerate(levels):
+        nodes = int(sums.shape[1])
+        parent = value
+        value = np.repeat(value, nodes // value.shape[1], axis=1)
+        value = node_values(sums, value, noise**2 * (leaves // nodes), lam)
+        if bounds is not None and direction is not None and level:
+            split = direction[:, nodes // 2 - 1 : nodes - 1]
+            value, bounds = bounds.below(value, parent, split)
+    return value
+
+
+def node_values(sums: Floats, parent: Floats, variance: float, lam: float) -> Floats:
+    """One level's values [T, N] from its sums [T, N, 2], the parents' values [T, N] and the noise's variance in G.
+
+    >>> node_values(np.array([[[-6.0, 7.0]]]), np.array([[0.0]]), 0.0, 5.0).tolist()
+    [[0.5]]
+    """
+    gradient, hessian = sums[..., 0], np.maximum(sums[..., 1], 0.0)
+    residual = gradient + hessian * parent
+    keep = np.maximum(0.0, 1 - variance / np.maximum(residual**2, 1e-300))
+    return np.clip(parent - keep * residual / (hessian + lam), -LEAF_BOUND, LEAF_BOUND)
+
+
+def bin_values(
+    sums: Floats, noise: float, lam: float, bins: Sequence[Bins], direction: npt.NDArray[np.integer]
+) -> Floats:
+    """Values of the full-bin trees' leaves, [F, W], from their sums [F, W, 2]; monotone where `direction` [F] says so."""
+    values = leaf_values([sums], noise, lam)
+    for column in np.flatnonzero(direction).tolist():
+        own = slice(1, bins[column].splits + 2)
+        weight = np.maximum(sums[column, own, 1], 0.0) + lam
+        values[column, own] = direction[column] * isotonic(direction[column] * values[column, own], weight)
+    return values
+
+
+def sums_by_level(sums: Floats) -> list[Floats]:
+    """Sums of every level of complete trees, root first, from the leaves' [T, 2**depth, 2]."""
+    levels = [sums]
+    while levels[0].shape[1] > 1:
+        trees, nodes, width = levels[0].shape
+        levels.insert(0, levels[0].reshape(trees, nodes // 2, 2, width).sum(axis=2))
+    return levels

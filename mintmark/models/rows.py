@@ -1,0 +1,91 @@
+"""A bank's rows as the learners see them: one byte a feature, and the model's raw score so far.
+
+The public grid codes a value once for all rounds and all campaigns of a schema; trees cut codes (`routing.py`), and each
+round adds the trees that are new to the score that the round before left.
+
+    rows = code_table(table.train())
+    rows = advance(rows, schema, state.trees)        # only those that it has not seen
+    leaves_of(rows, schema, query.trees)             # [T, n]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from mintmark.models.routing import route
+from mintmark.models.tree import Tree
+from mintmark.schema import FeatureSchema, public_edges
+from mintmark.table import Table
+
+MISSING = 0
+"""The code of a missing value."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowState:
+    """n rows of F features, those of a customer next to each other, and where the model stands on them.
+
+    `codes` [F, n] uint8: 0 is missing, 1 + i holds edges[i - 1] < x <= edges[i] of the feature's grid, or the category i.
+    `score` [n] is the sum of the first `trees` trees' leaf values, in log-odds without the base score.
+    """
+
+    codes: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]  # [n]; 1 is fraud
+    customers: npt.NDArray[np.int64]  # [n]; not decreasing
+    score: npt.NDArray[np.float64]
+    trees: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def code_table(table: Table) -> RowState:
+    """Code every value of a table; no tree has been added to the score yet."""
+    codes = code_features(table.schema, table.features)
+    return RowState(codes, table.labels, table.customers, np.zeros(len(table)))
+
+
+def code_features(schema: FeatureSchema, features: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    """The codes [F, n] of `features` [n, F], whatever they hold: outside the bounds and infinite is the last cell, a
+    category outside the list is missing."""
+    from mintmark.models import kernels  # compiles, or loads what was compiled
+
+    codes = np.empty((len(schema.features), len(features)), dtype=np.uint8)
+    categories = np.array([len(feature.categories) for feature in schema.features])
+    kernels.code_rows(np.ascontiguousarray(features), public_edges(schema), categories, codes)
+    return codes
+
+
+def leaves_of(rows: RowState, schema: FeatureSchema, trees: Sequence[Tree]) -> npt.NDArray[np.uint8]:
+    """Each row's leaf in each tree: [T, n]."""
+    from mintmark.models import kernels
+
+    routing = route(schema, trees)
+    leaves = np.empty((len(trees), len(rows)), dtype=np.uint8)
+    kernels.find_leaves(rows.codes, routing.feature, routing.following, leaves)
+    return leaves
+
+
+def advance(rows: RowState, schema: FeatureSchema, trees: Sequence[Tree]) -> RowState:
+    """The rows with the scores of all `trees`, the first `rows.trees` of which are in their score already.
+
+    The result is the same, bit for bit, whether trees come one by one or all at once. Raises `ValueError` for rows that
+    have seen more trees than there are.
+    """
+    from mintmark.models import kernels
+
+    if rows.trees > len(trees):
+        raise ValueError(f"expected rows that saw at most {len(trees)} trees, got {rows.trees}")
+    if not (new := trees[rows.trees :]):
+        return rows
+    routing = route(schema, new)
+    values = np.zeros((len(new), 256))
+    for row, tree in zip(values, new, strict=True):
+        row[: tree.leaves] = tree.leaf_value
+    score = rows.score.copy()
+    kernels.add_scores(rows.codes, routing.feature, routing.following, values, score)
+    return replace(rows, score=score, trees=len(trees))
