@@ -33,6 +33,7 @@ from mintmark.aggregation.cohort import combine
 from mintmark.campaign import learner_of, noise_for, shape_of
 from mintmark.messages import ModelArtifact, decode_sums, encode_sums
 from mintmark.models.learner import NoisySum, Query
+from mintmark.models.rows import RowState, code_table
 from mintmark.plan import Campaign, PrivacyUnit
 from mintmark.privacy.mechanism import LATTICE, BoundedSum, bounded_sum, release
 from mintmark.roster import rows_band
@@ -84,8 +85,8 @@ def simulate_rounds(
 
     The rounds are an iterator: take them one by one to show progress or to stop early, or the last for the model.
     With `held_out` rows the evaluation round follows the training rounds. `sizes` are the row bands of the roster, those
-    of the training rows unless given. `noise` is not called in a campaign without epsilon. Tables are used as they are,
-    so learners that keep something beside a table find it again in the next campaign.
+    of the training rows unless given. `noise` is not called in a campaign without epsilon. Rows are coded once, and keep
+    their scores from round to round.
 
     Raises:
         ValueError: the banks are not the campaign's cohort.
@@ -98,8 +99,11 @@ def simulate_rounds(
     weights = np.array([bands[bank] for bank in campaign.cohort], dtype=np.float64)
     schema = training[campaign.cohort[0]].schema
     artifact, state = ModelArtifact(campaign), learner.start(campaign, schema)
+    rows = {bank: code_table(training[bank]) for bank in campaign.cohort}
     for number in range(campaign.rounds + (held_out is not None)):
-        rows = held_out if held_out is not None and number == campaign.rounds else training
+        if held_out is not None and number == campaign.rounds:
+            rows = {bank: code_table(held_out[bank]) for bank in campaign.cohort}
+        rows = {bank: learner.advance(state, seen) for bank, seen in rows.items()}
         query = learner.query(state)
         scale, _ = noise_for(campaign, number, query)
         updates = np.array([_update(campaign, state, query, rows[bank], noise) for bank in campaign.cohort])
@@ -113,7 +117,7 @@ def simulate_rounds(
         yield SettledRound(state, artifact, total.shares)
 
 
-def _update(campaign: Campaign, state: Any, query: Query, rows: Table, noise: Noise) -> Floats:
+def _update(campaign: Campaign, state: Any, query: Query, rows: RowState, noise: Noise) -> Floats:
     """One bank's update as it arrives: clipped, summed, noised, rounded to the wire's step; [d] in units of 1.0."""
     scale, clipping_norm = noise_for(campaign, state.round, query)
     contributions = learner_of(campaign).contributions(state, query, rows)

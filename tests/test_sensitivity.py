@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from mintmark.campaign import learner_of, noise_for, shape_of
 from mintmark.models.learner import NoisySum, Query
+from mintmark.models.rows import code_table
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
 from mintmark.privacy.mechanism import LATTICE, bounded_sum
 from mintmark.table import Table, build_table
@@ -41,7 +42,7 @@ def terms(clip: float, unit: PrivacyUnit) -> Campaign:
 @pytest.fixture(scope="module")
 def questions() -> list[tuple[Any, Query]]:
     """State and question of each round, from the sums of 400 other payments."""
-    campaign, rows = terms(1.0, PrivacyUnit.CUSTOMER), build_table(SCHEMA, payments(400, seed=6)).train()
+    campaign, rows = terms(1.0, PrivacyUnit.CUSTOMER), code_table(build_table(SCHEMA, payments(400, seed=6)).train())
     learner, asked = learner_of(campaign), []
     state = learner.start(campaign, SCHEMA)
     for _ in RELEASES:
@@ -90,7 +91,7 @@ def test_one_unit_moves_a_release_no_further_than_is_charged(
     _, norm = noise_for(campaign, release, query)
 
     def released(rows: Table) -> np.ndarray:
-        contributions = learner_of(campaign).contributions(state, query, rows)
+        contributions = learner_of(campaign).contributions(state, query, code_table(rows))
         groups = rows.customers if unit is PrivacyUnit.CUSTOMER else None
         total = bounded_sum(contributions, clipping_norm=norm, customers=groups)
         assert total.sensitivity == norm
