@@ -73,12 +73,13 @@ class OneBank:
         consortium.banks["bank-0"], consortium.now = bank, START
         self.epsilons = dict(zip(("first", "second"), epsilons, strict=True))
         names = self.epsilons.items()
+        self._published: dict[tuple[str, int, int], RoundPlan] = {}
         self._plans = {name: consortium.plan(consortium.campaign(name=name, epsilon=e), name) for name, e in names}
 
     def ask(self, step: Step) -> RefusalReason | None:
-        """Publish the step's plan as the coordinator would, and let the bank answer it."""
+        """Publish the step's plan, once, as the coordinator would, and let the bank answer it."""
         self._consortium.now += timedelta(days=step.days_later)
-        plan = self._plan(step)
+        plan = self._published.setdefault((step.campaign, step.round, step.attempt), self._plan(step))
         message = sign(self._consortium.coordinator.signer, PLAN_TYPE, plan.canonical_bytes())
         self._consortium.store._objects[plan_key(step.campaign, step.round, step.attempt)] = message
         return self._consortium.refusal("bank-0", plan)
@@ -88,7 +89,7 @@ class OneBank:
         share = learner_of(first.campaign).budget_share(first.campaign, step.round)
         noise = step.noise * first.clipping_norm / (total_mu(self.epsilons[step.campaign], 1e-6) * math.sqrt(share))
         fields = {"round": step.round, "attempt": step.attempt, "noise_scale": noise}
-        times = {"opens_at": self._consortium.now, "closes_at": self._consortium.now + timedelta(hours=1)}
+        times = {"opens_at": self._consortium.now, "closes_at": self._consortium.now + timedelta(days=400)}
         return first.model_copy(update=fields | times)
 
     def sent(self, step: Step) -> bool:
@@ -126,7 +127,7 @@ epsilons = st.sampled_from([0.5, 1.0, 2.0, 4.0])
 budgets = st.lists(st.sampled_from([0.4, 1.0, 2.0, 3.0, 5.0]), min_size=3, max_size=3).map(sorted)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.tuples(epsilons, epsilons), budgets, st.lists(steps, min_size=1, max_size=8))
 def test_no_budget_is_ever_exceeded(
     consortium: Consortium, terms: tuple[float, float], limits: list[float], asked: list[Step]
@@ -146,10 +147,10 @@ def test_no_budget_is_ever_exceeded(
             limits_now = {"round": budget.epsilon_per_round} | dict.fromkeys(("2026", "2027"), budget.epsilon_per_year)
             limits_now |= {name: min(own, budget.epsilon_per_campaign) for name, own in bank.epsilons.items()}
             assert all(epsilon_of(mu) <= limits_now[key] for key, mu in bank.spent().items())
-        assert len({(line["campaign"], line["round"]) for line in bank.lines()}) == len(bank.lines())
+        assert len({line["release_digest"] for line in bank.lines()}) == len(bank.lines())
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.tuples(epsilons, epsilons), st.permutations(["first"] * 4 + ["second"] * 4))
 def test_interleaving_does_not_change_what_was_spent(
     consortium: Consortium, terms: tuple[float, float], order: list[str]
