@@ -20,8 +20,9 @@ import numpy.typing as npt
 from mintmark.errors import PrivacyError
 
 LATTICE = 2**26  # steps in 1.0: fine enough that the lattice costs nothing (accountant.py), small enough for int64 sums
-_EXACT = 2**53  # float64 sums of whole numbers are exact below this
-_CHUNK_CELLS = 2**20  # dense (customer, cell) sums held at once
+_EXACT = 2**53  # whole numbers are exact in float64 below this: norms are taken there
+_INSIDE = 1 - 1e-9  # what is too long shrinks to just inside the norm: a float norm is off by far less
+_MAX_CELLS = 2**16
 
 Ints = npt.NDArray[np.int64]
 
@@ -33,7 +34,8 @@ class Contributions:
     Row i adds `values[i]` ([n, width] float64, L2 norm at most 1) to the cell `cells_of[s, i]` ([slots, n], below
     `cells`) of every slot s; a row's whole contribution has a norm of at most sqrt(slots).
 
-    Raises `ValueError` when shapes do not fit or a cell is outside the grid: it would land in another customer's sums.
+    Raises `ValueError` when shapes do not fit, a slot has more than 65536 cells, or a cell is outside the grid: it would
+    land in another customer's sums.
     """
 
     cells_of: npt.NDArray[np.integer]
@@ -45,6 +47,8 @@ class Contributions:
             raise ValueError(
                 f"expected cells_of [slots, n], values [n, width], got {self.cells_of.shape}, {self.values.shape}"
             )
+        if self.cells > _MAX_CELLS:
+            raise ValueError(f"expected cells of at most {_MAX_CELLS} in number, got {self.cells}")
         if self.cells_of.size and not 0 <= self.cells_of.min() <= self.cells_of.max() < self.cells:
             raise ValueError(f"expected cells 0 to {self.cells - 1}, got others")
 
@@ -84,21 +88,15 @@ def bounded_sum(
         PrivacyError: a row's values exceed norm 1, are not finite, or the sum would not be exact.
     """
     values = _lattice_values(contributions.values)
-    slots, cells, width = contributions.shape
     if clipping_norm < 1:
         raise PrivacyError(f"expected a clipping norm of at least 1 lattice step, got {clipping_norm}")
-    if customers is not None:
-        return BoundedSum(_sum_by_customer(contributions, values, clipping_norm, customers), clipping_norm)
-    # Every slot of a row holds the same integer vector, so its norm is sqrt(slots) * ||values||, compared in integers.
-    squares = np.square(values.astype(np.int64)).sum(axis=1)
-    fits = squares <= min(clipping_norm**2 // slots, np.iinfo(np.int64).max)
-    scale = clipping_norm * (1 - 1e-9) / np.sqrt(np.maximum(slots * squares.astype(np.float64), 1.0))
-    clipped = np.where(fits[:, None], values, np.trunc(values * scale[:, None]))
-    vector = np.empty((slots, cells, width), dtype=np.int64)
-    for slot, where in enumerate(contributions.cells_of):
-        for column in range(width):
-            vector[slot, :, column] = _exact_bincount(where, clipped[:, column], cells)
-    return BoundedSum(vector.reshape(-1), clipping_norm)
+    cells_of = np.ascontiguousarray(contributions.cells_of, dtype=np.uint8 if contributions.cells <= 256 else np.uint16)
+    total = np.zeros(contributions.shape, dtype=np.int64)
+    if customers is None:
+        _sum_by_row(cells_of, values, clipping_norm, total)
+    else:
+        _sum_by_customer(cells_of, values, clipping_norm, customers, total)
+    return BoundedSum(total.reshape(-1), clipping_norm)
 
 
 def release(total: BoundedSum, *, noise_scale: float) -> Ints:
@@ -123,47 +121,38 @@ def release(total: BoundedSum, *, noise_scale: float) -> Ints:
     return np.asarray(gaussian(total.vector.tolist()), dtype=np.int64)
 
 
-def _lattice_values(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Round toward zero to whole lattice steps, kept as float64: [n, width]."""
+def _lattice_values(values: npt.NDArray[np.float64]) -> Ints:
+    """Round toward zero to whole lattice steps: [n, width]."""
     if not np.isfinite(values).all() or (np.square(values).sum(axis=1) > 1 + 1e-9).any():
         raise PrivacyError("expected contributions of norm at most 1, got larger ones or no numbers")
-    return np.trunc(values * LATTICE)
-
-
-def _exact_bincount(cells: npt.NDArray[np.integer], weights: npt.NDArray[np.float64], length: int) -> Ints:
-    """Sums of whole-number weights by cell, exact: [length] int64."""
-    if len(weights) and float(np.abs(weights).max()) * len(weights) >= _EXACT:
+    steps = (values * LATTICE).astype(np.int64)
+    if len(steps) and int(np.abs(steps).max()) * len(steps) >= _EXACT:
         raise PrivacyError("expected fewer rows: the sum would leave the range in which it is exact")
-    return np.bincount(cells, weights=weights, minlength=length).astype(np.int64)
+    return steps
+
+
+def _sum_by_row(cells_of: npt.NDArray[np.integer], values: Ints, clipping_norm: int, total: Ints) -> None:
+    """Clip each row, then add the rows up."""
+    from mintmark.privacy import kernels
+
+    # Every slot of a row holds the same integer vector, so its norm is sqrt(slots) * ||values||, compared in integers.
+    slots, squares = len(total), np.square(values).sum(axis=1)
+    if (long := squares > min(clipping_norm**2 // slots, np.iinfo(np.int64).max)).any():
+        scale = clipping_norm * _INSIDE / np.sqrt(slots * squares[long].astype(np.float64))
+        values[long] = (values[long] * scale[:, None]).astype(np.int64)  # cuts toward zero
+    kernels.add_rows(cells_of, values, total)
 
 
 def _sum_by_customer(
-    contributions: Contributions, values: npt.NDArray[np.float64], clipping_norm: int, customers: npt.NDArray[np.int64]
-) -> Ints:
-    """Clip each customer's summed contribution over all slots, then add the customers up: [d] int64.
+    cells_of: npt.NDArray[np.integer],
+    values: Ints,
+    clipping_norm: int,
+    customers: npt.NDArray[np.int64],
+    total: Ints,
+) -> None:
+    """Clip each customer's summed contribution over all slots, then add the customers up."""
+    from mintmark.privacy import kernels
 
-    Customers are taken in chunks so that their dense cell sums stay small, whatever their number.
-    """
-    slots, cells, width = contributions.shape
     order = np.argsort(customers, kind="stable")
-    _, starts = np.unique(customers[order], return_index=True)
-    bounds = np.append(starts, len(order))
-    per_chunk = max(1, _CHUNK_CELLS // (slots * cells * width))
-    total = np.zeros(slots * cells * width, dtype=np.int64)
-    for first in range(0, len(starts), per_chunk):
-        last = min(first + per_chunk, len(starts))
-        rows = order[bounds[first] : bounds[last]]
-        owner = np.repeat(np.arange(last - first), np.diff(bounds[first : last + 1]))
-        sums = np.empty((slots, width, last - first, cells))
-        for slot in range(slots):
-            key = owner * cells + contributions.cells_of[slot, rows]
-            for column in range(width):
-                sums[slot, column] = _exact_bincount(key, values[rows, column], sums[slot, column].size).reshape(
-                    -1, cells
-                )
-        norms = np.sqrt(np.einsum("swuc,swuc->u", sums, sums))
-        # Shrink to just inside the norm: the float norm is off by far less than 1e-9, and truncation only shrinks.
-        scale = np.minimum(1.0, clipping_norm * (1 - 1e-9) / np.maximum(norms, 1.0))
-        clipped = np.trunc(sums * scale[:, None]).astype(np.int64)
-        total += clipped.sum(axis=2).transpose(0, 2, 1).reshape(-1)
-    return total
+    starts = np.flatnonzero(np.diff(customers[order], prepend=customers[order[:1]] - 1))
+    kernels.add_units(cells_of, values, order, np.append(starts, len(order)), clipping_norm * _INSIDE, total)
