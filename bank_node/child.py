@@ -189,6 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     for name in NOT_NEEDED:
         sys.modules[name] = None  # type: ignore[assignment]  # an import of it fails
+    _let_numba_write(home)
     from bank_node import local_round  # late: it imports the whole stack
 
     local_round.warm()
@@ -204,6 +205,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if status:
             log.error("the local job's process ended with status %d", os.waitstatus_to_exitcode(status))
             print(FAILED.model_dump_json(), file=answers, flush=True)
+
+
+def _let_numba_write(home: Path) -> None:
+    """Keep compiled code beside the package's own, or at the bank where the package may not be written."""
+    if not os.access(Path(__file__).resolve().parent.parent / "mintmark" / "models", os.W_OK):
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(home / "cache" / "numba"))
 
 
 def _answer_and_exit(home: Path, line: bytes, orders: BinaryIO, answers: TextIO) -> NoReturn:

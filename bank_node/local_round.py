@@ -9,6 +9,7 @@ any point, or for another attempt at the same round, it sends the same noised su
 
 from __future__ import annotations
 
+import fcntl
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,25 +17,24 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from bank_node import cache
 from bank_node.bank import Bank, Refused, open_bank
 from bank_node.budget import check_budget
 from bank_node.consent import check_membership, check_open, check_order, check_own_updates, read_plan
+from bank_node.cache import CodedRows
 from bank_node.policy import RefusalReason
 from bank_node.settings import Home
-from bank_node.table import load_table
-from mintmark import mailbox
+from mintmark import mailbox, models
 from mintmark.campaign import learner_of, replay
 from mintmark.canonical import digest
 from mintmark.errors import DataError, PrivacyError, ProtocolError, StorageError
 from mintmark.messages import MAX_ARTIFACT_BYTES, ModelArtifact, UpdateStatement, encode_sums, encode_update
 from mintmark.models.learner import Learner, Query
-from mintmark.models.rows import code_table
 from mintmark.plan import PrivacyUnit, RoundPlan
 from mintmark.privacy.accountant import GaussianRelease
 from mintmark.privacy.ledger import EntryKind, Ledger, entry_after, write_durably
 from mintmark.privacy.mechanism import BoundedSum, bounded_sum, release
 from mintmark.s3 import S3Location, S3Store
-from mintmark.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,11 @@ def warm() -> None:
     import dp_accounting
     import opendp.measurements
 
-    from mintmark.models import kernels
-
-    for module in (dp_accounting, opendp.measurements, kernels):
+    with open(models.__file__) as first:
+        fcntl.flock(first, fcntl.LOCK_EX)  # the first of a machine's banks compiles, the others wait and load
+        from mintmark.models import kernels as trees
+        from mintmark.privacy import kernels as sums
+    for module in (dp_accounting, opendp.measurements, trees, sums):
         log.debug("loaded %s", module.__name__)
     S3Store(S3Location("http://127.0.0.1:9", "none", "none", "none"))  # loads boto3's models; asks nobody anything
 
@@ -110,7 +112,7 @@ def _noised_sums(bank: Bank, ledger: Ledger, plan: RoundPlan, now: datetime) -> 
         if not drawn.exists():
             raise Refused(RefusalReason.OUTBOX_LOST, "the outbox lost what was drawn; it is never drawn twice")
         return drawn.read_bytes()
-    total = measure(bank, plan)
+    total = measure(bank, plan, examine(bank, plan))
     privacy = plan.campaign.privacy
     cost = GaussianRelease(total.sensitivity, plan.noise_scale, len(total.vector))
     facts = {
@@ -136,57 +138,62 @@ def _noised_sums(bank: Bank, ledger: Ledger, plan: RoundPlan, now: datetime) -> 
     return sums
 
 
-def measure(bank: Bank, plan: RoundPlan) -> BoundedSum:
-    """The exact, clipped sums that answer the plan: secret. Raises `Refused` when plan, model and policy do not fit."""
-    rows = allowed_rows(bank, plan)
-    return contribute(*derive_question(bank, plan), rows, plan)
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What a plan asks, once the policy allows it and it follows from published values."""
+
+    coded: CodedRows
+    artifact: ModelArtifact
+    learner: Learner[Any]
+    state: Any
+    query: Query
 
 
-def contribute(learner: Learner[Any], state: Any, query: Query, rows: Table, plan: RoundPlan) -> BoundedSum:
-    """The sum of the rows' contributions, each unit's clipped to the plan's norm (protocol, step 6)."""
-    by_customer = plan.campaign.privacy.unit is PrivacyUnit.CUSTOMER
-    return bounded_sum(
-        learner.contributions(state, query, code_table(rows)),
-        clipping_norm=plan.clipping_norm,
-        customers=rows.customers if by_customer else None,
-    )
-
-
-def allowed_rows(bank: Bank, plan: RoundPlan) -> Table:
-    """The rows that the plan is about, once the policy allows it. Raises `Refused` otherwise."""
+def examine(bank: Bank, plan: RoundPlan) -> Question:
+    """Policy and model against the plan (protocol, steps 3 and 4). Raises `Refused` when they do not fit."""
     try:
-        table = load_table(bank.home.data, bank.schema)
+        coded = cache.coded_rows(bank.home, bank.schema, test=plan.evaluates)
     except DataError as error:
         raise Refused(RefusalReason.NO_DATA, str(error)) from None
-    for name, share in zip(bank.schema.names, table.clipped_share, strict=True):
-        if share:
-            log.info(
-                "feature %s: %.3f %% of the values lay outside the agreed bounds and count as them", name, 100 * share
-            )
-    training = table.train()
-    customers = int(training.customers[-1]) + 1
-    if reason := bank.policy.refusal(plan, bank.schema, training_rows=len(training), customers=customers):
+    if reason := bank.policy.refusal(
+        plan, bank.schema, training_rows=coded.training_rows, customers=coded.training_customers
+    ):
         raise Refused(reason, f"the policy {bank.home.policy} does not allow this plan: {reason}")
-    return table.test_part() if plan.evaluates else training
-
-
-def derive_question(bank: Bank, plan: RoundPlan) -> tuple[Learner[Any], Any, Query]:
-    """Learner, its state and the question, derived anew from the model the plan names. Raises `Refused` when they differ
-    from what the plan says (protocol, step 4)."""
     try:
-        encoded = mailbox.get_required(
-            bank.store, mailbox.model_key(plan.campaign.name, plan.model_digest), max_bytes=MAX_ARTIFACT_BYTES
-        )
-        if digest(encoded) != plan.model_digest:
-            raise ProtocolError(f"expected the model {plan.model_digest}, got {digest(encoded)}")
-        artifact = ModelArtifact.decode(encoded)
-        if artifact.campaign != plan.campaign or len(artifact.history) != plan.round:
-            raise ProtocolError("the model belongs to another campaign or round than the plan")
-        state = replay(artifact, bank.schema)
-        learner = learner_of(plan.campaign)
+        artifact = _fetch_model(bank, plan)
+        learner, state = learner_of(plan.campaign), replay(artifact, bank.schema)
         query = learner.query(state)
         if query.digest() != plan.query_digest:
             raise ProtocolError(f"expected the structures {plan.query_digest}, derived {query.digest()}")
     except ProtocolError as error:
         raise Refused(RefusalReason.MODEL_DIFFERS, str(error)) from None
-    return learner, state, query
+    return Question(coded, artifact, learner, state, query)
+
+
+def measure(bank: Bank, plan: RoundPlan, asked: Question) -> BoundedSum:
+    """The exact sums of the rows' contributions, each unit's clipped to the plan's norm (step 6): secret."""
+    if plan.evaluates:
+        rows = asked.coded.rows
+        cache.forget_scores(bank.home)
+    else:
+        rows = asked.learner.advance(asked.state, cache.with_scores(bank.home, asked.coded, asked.artifact))
+        cache.keep_scores(bank.home, asked.coded.key, rows, asked.artifact)
+    by_customer = plan.campaign.privacy.unit is PrivacyUnit.CUSTOMER
+    return bounded_sum(
+        asked.learner.contributions(asked.state, asked.query, rows),
+        clipping_norm=plan.clipping_norm,
+        customers=rows.customers if by_customer else None,
+    )
+
+
+def _fetch_model(bank: Bank, plan: RoundPlan) -> ModelArtifact:
+    """The model that the plan names. Raises `ProtocolError` when it is not, or is another campaign's or round's."""
+    encoded = mailbox.get_required(
+        bank.store, mailbox.model_key(plan.campaign.name, plan.model_digest), max_bytes=MAX_ARTIFACT_BYTES
+    )
+    if digest(encoded) != plan.model_digest:
+        raise ProtocolError(f"expected the model {plan.model_digest}, got {digest(encoded)}")
+    artifact = ModelArtifact.decode(encoded)
+    if artifact.campaign != plan.campaign or len(artifact.history) != plan.round:
+        raise ProtocolError("the model belongs to another campaign or round than the plan")
+    return artifact

@@ -21,7 +21,7 @@ import numpy as np
 from bank_node.bank import Bank, Refused
 from bank_node.budget import BudgetLine, budget_lines
 from bank_node.consent import check_membership, check_open, check_order, check_own_updates, read_plan
-from bank_node.local_round import allowed_rows, contribute, derive_question
+from bank_node.local_round import examine, measure
 from bank_node.policy import RefusalReason
 from mintmark.campaign import shape_of
 from mintmark.envelope import generate_signer
@@ -127,11 +127,10 @@ def rehearse(bank: Bank, ledger: Ledger, plan_key: str, now: datetime) -> Rehear
 
 def _measure(bank: Bank, plan: RoundPlan, roster: Roster) -> Outgoing:
     """Steps 4 and 6 but for the noise. The size is that of a message of zeros, signed with a key made for it."""
-    rows = allowed_rows(bank, plan)
-    learner, state, query = derive_question(bank, plan)
-    shape = shape_of(query)
+    asked = examine(bank, plan)
+    shape, rows = shape_of(asked.query), asked.coded.rows
     try:
-        contribute(learner, state, query, rows, plan)
+        measure(bank, plan, asked)
     except PrivacyError as error:
         raise Refused(RefusalReason.NO_DATA, str(error)) from None
     statement = UpdateStatement(bank=bank.name, plan_digest=plan.digest(), release_digest=plan.release_digest())

@@ -7,6 +7,7 @@ identity/signing.key   the bank's own key, never leaves; identity/storage.toml: 
 data/                  its transactions
 ledger/, anchor/       what it has spent; put the anchor on another disk
 outbox/                what was drawn and sent, so that a retry sends the same bytes
+cache/                 coded rows and scores between rounds (cache.py); may be deleted at any time
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Home:
         self.ledger = self.path / "ledger" / "ledger.jsonl"
         self.anchor = self.path / self.settings.anchor
         self.outbox = self.path / "outbox"
+        self.cache = self.path / "cache"
         self.policy = self.path / "policy.toml"
         self.schema = self.path / "schema.toml"
         self.data = self.path / self.settings.data

@@ -25,7 +25,7 @@ _VALUES, _INDICES, _TOTAL = _read_only(numba.int64, 2), _read_only(numba.int64, 
 
 @numba.njit([numba.void(cells, _VALUES, _TOTAL) for cells in _CELLS], cache=True, nogil=True)
 def add_rows(cells_of: Cells, values: Ints, total: Ints) -> None:
-    """Add every row's `values` [n, width] to its cell of every slot: `cells_of` [slots, n], `total` [slots, cells, width]."""
+    """Add every row's `values` [n, width] to its cell of every slot, `cells_of` [slots, n]."""
     for slot in range(len(cells_of)):
         for row in range(len(values)):
             for column in range(values.shape[1]):

@@ -90,7 +90,8 @@ def bounded_sum(
     values = _lattice_values(contributions.values)
     if clipping_norm < 1:
         raise PrivacyError(f"expected a clipping norm of at least 1 lattice step, got {clipping_norm}")
-    cells_of = np.ascontiguousarray(contributions.cells_of, dtype=np.uint8 if contributions.cells <= 256 else np.uint16)
+    kind: type[np.integer] = np.uint8 if contributions.cells <= 256 else np.uint16
+    cells_of = np.ascontiguousarray(contributions.cells_of, dtype=kind)
     total = np.zeros(contributions.shape, dtype=np.int64)
     if customers is None:
         _sum_by_row(cells_of, values, clipping_norm, total)
