@@ -20,8 +20,8 @@ from typing import Any
 from bank_node import cache
 from bank_node.bank import Bank, Refused, open_bank
 from bank_node.budget import check_budget
-from bank_node.consent import check_membership, check_open, check_order, check_own_updates, read_plan
 from bank_node.cache import CodedRows
+from bank_node.consent import check_membership, check_open, check_order, check_own_updates, read_plan
 from bank_node.policy import RefusalReason
 from bank_node.settings import Home
 from mintmark import mailbox, models
@@ -112,7 +112,7 @@ def _noised_sums(bank: Bank, ledger: Ledger, plan: RoundPlan, now: datetime) -> 
         if not drawn.exists():
             raise Refused(RefusalReason.OUTBOX_LOST, "the outbox lost what was drawn; it is never drawn twice")
         return drawn.read_bytes()
-    total = measure(bank, plan, examine(bank, plan))
+    total = measure(bank, plan)
     privacy = plan.campaign.privacy
     cost = GaussianRelease(total.sensitivity, plan.noise_scale, len(total.vector))
     facts = {
@@ -170,8 +170,13 @@ def examine(bank: Bank, plan: RoundPlan) -> Question:
     return Question(coded, artifact, learner, state, query)
 
 
-def measure(bank: Bank, plan: RoundPlan, asked: Question) -> BoundedSum:
-    """The exact sums of the rows' contributions, each unit's clipped to the plan's norm (step 6): secret."""
+def measure(bank: Bank, plan: RoundPlan) -> BoundedSum:
+    """The exact, clipped sums that answer the plan: secret. Raises `Refused` when plan, model and policy do not fit."""
+    return add_up(bank, plan, examine(bank, plan))
+
+
+def add_up(bank: Bank, plan: RoundPlan, asked: Question) -> BoundedSum:
+    """The sums of the rows' contributions, each unit's clipped to the plan's norm (step 6)."""
     if plan.evaluates:
         rows = asked.coded.rows
         cache.forget_scores(bank.home)

@@ -21,7 +21,7 @@ import numpy as np
 from bank_node.bank import Bank, Refused
 from bank_node.budget import BudgetLine, budget_lines
 from bank_node.consent import check_membership, check_open, check_order, check_own_updates, read_plan
-from bank_node.local_round import examine, measure
+from bank_node.local_round import add_up, examine
 from bank_node.policy import RefusalReason
 from mintmark.campaign import shape_of
 from mintmark.envelope import generate_signer
@@ -130,7 +130,7 @@ def _measure(bank: Bank, plan: RoundPlan, roster: Roster) -> Outgoing:
     asked = examine(bank, plan)
     shape, rows = shape_of(asked.query), asked.coded.rows
     try:
-        measure(bank, plan, asked)
+        add_up(bank, plan, asked)
     except PrivacyError as error:
         raise Refused(RefusalReason.NO_DATA, str(error)) from None
     statement = UpdateStatement(bank=bank.name, plan_digest=plan.digest(), release_digest=plan.release_digest())
