@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from consortium import SCHEMA, Consortium, payments
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mintmark.campaign import learner_of, noise_for, replay, shape_of
 from mintmark.messages import ModelArtifact
 from mintmark.models.boosting import DEPTH, TREES_PER_ROUND, GuidedBoosting, TreeQuery
 from mintmark.models.leaf_values import leaf_values
 from mintmark.models.learner import NoisySum
-from mintmark.models.lightgbm_text import load, write
+from mintmark.models.lightgbm_text import load
 from mintmark.models.rows import code_table
 from mintmark.models.tree import Tree
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
@@ -150,60 +148,6 @@ def test_hessian_rides_free() -> None:
     p = np.linspace(0, 1, 100_001)
     for y in (0, 1):
         assert ((p - y) ** 2 + 8 * (p * (1 - p)) ** 2).max() <= 1 + 1e-15
-
-
-def _trees(draw: st.DrawFn) -> list[Tree]:
-    """Random trees over three features, thresholds drawn from few values so that rows hit them exactly."""
-    trees = []
-    for _ in range(draw(st.integers(1, 3))):
-        splits = draw(st.integers(1, 6))
-        feature = np.array(draw(st.lists(st.integers(0, 2), min_size=splits, max_size=splits)))
-        threshold = np.array(
-            draw(st.lists(st.sampled_from([-1.5, 0.0, 0.25, 1e-3, 3.0]), min_size=splits, max_size=splits))
-        )
-        missing = np.array(draw(st.lists(st.booleans(), min_size=splits, max_size=splits)))
-        value = draw(st.lists(st.floats(-2, 2), min_size=splits + 1, max_size=splits + 1))
-        left = [i + 1 if i + 1 < splits else ~(splits - 1) for i in range(splits)]  # a chain down the left side
-        right = [~i if i < splits - 1 else ~splits for i in range(splits)]
-        trees.append(Tree(feature, threshold, missing, np.array(left), np.array(right), np.array(value)))
-    return trees
-
-
-random_trees = st.composite(_trees)()
-numbers = st.one_of(
-    st.sampled_from([-1.5, 0.0, -0.0, 0.25, 3.0, math.nan, math.inf, -math.inf]),
-    st.floats(-1e6, 1e6).filter(lambda x: x == 0 or abs(x) > 1e-35),
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(random_trees, st.lists(st.tuples(numbers, numbers, numbers), min_size=1, max_size=8), st.floats(-5, 5))
-def test_text_model_predicts_what_the_trees_say(trees: list[Tree], rows: list[tuple[float, ...]], base: float) -> None:
-    """LightGBM's raw scores equal a naive walk, on boundaries, missing and infinite values too."""
-    features = np.array(rows)
-    booster = load(write(trees, names=("a", "b", "c"), base_score=base))
-    expected = [_naive_score(tuple(trees), base, row) for row in features]
-    np.testing.assert_allclose(booster.predict(features, raw_score=True), expected, atol=1e-9)
-    leaves = np.asarray(booster.predict(features, pred_leaf=True)).reshape(len(rows), -1)[:, 1:]
-    assert leaves.tolist() == [[_naive_leaf(tree, row) for tree in trees] for row in features]
-
-
-def test_text_model_explains_and_goes_on(tmp_path: Path) -> None:
-    """Contributions add up to the score, a saved file loads again, and LightGBM trains on from it."""
-    import lightgbm
-
-    table = build_table(SCHEMA, payments(800, seed=2))
-    _, text = train(terms(1), [table.train()])
-    booster = load(text)
-    score = booster.predict(table.features, raw_score=True)
-    np.testing.assert_allclose(booster.predict(table.features, pred_contrib=True).sum(axis=1), score, atol=1e-9)
-    booster.save_model(tmp_path / "model.lgb")
-    again = lightgbm.Booster(model_file=tmp_path / "model.lgb")
-    np.testing.assert_allclose(again.predict(table.features, raw_score=True), score, atol=1e-9)
-    data = lightgbm.Dataset(table.features, table.labels)
-    parameters = {"objective": "binary", "verbose": -1, "num_threads": 1}
-    longer = lightgbm.train(parameters, data, 2, init_model=tmp_path / "model.lgb")
-    assert longer.num_trees() == booster.num_trees() + 2
 
 
 def test_model_tells_nothing_of_rows() -> None:

@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mintmark.errors import DataError
-from mintmark.schema import Feature, FeatureKind, FeatureSchema, Scope, dump_schema, parse_schema
+from mintmark.schema import Feature, FeatureKind, FeatureSchema, Monotone, Scope, dump_schema, parse_schema
 
 AMOUNT = Feature("amount", FeatureKind.LOG, 0.01, 10_000, unit="EUR")
 CHANNEL = Feature("channel", FeatureKind.CATEGORY, 0, 2, categories=("chip", "online", "atm"))
@@ -52,7 +52,7 @@ def any_feature(draw: st.DrawFn) -> Feature:
     if kind is FeatureKind.INTEGER:
         lower, upper = np.floor(lower), np.floor(upper)
     assume(upper - lower >= 1e-9)
-    return Feature(name, kind, lower, upper, scope, unit)
+    return Feature(name, kind, lower, upper, scope, unit, monotone=draw(st.sampled_from((None, *Monotone))))
 
 
 @given(any_feature())
@@ -128,8 +128,15 @@ def test_the_digest_covers_what_was_agreed_and_nothing_local() -> None:
         replace(SCHEMA, features=(replace(AMOUNT, scope=Scope.CUSTOMER), CHANNEL)),
         replace(SCHEMA, features=(replace(AMOUNT, upper=9_999), CHANNEL)),
         replace(SCHEMA, features=(replace(AMOUNT, unit="USD"), CHANNEL)),
+        replace(SCHEMA, features=(replace(AMOUNT, monotone=Monotone.INCREASING), CHANNEL)),
+        replace(SCHEMA, features=(replace(AMOUNT, monotone=Monotone.DECREASING), CHANNEL)),
     ]
-    assert len({SCHEMA.digest(), *(schema.digest() for schema in changed)}) == 6
+    assert len({SCHEMA.digest(), *(schema.digest() for schema in changed)}) == 8
+
+
+def test_a_schema_that_declares_nothing_monotone_keeps_its_digest() -> None:
+    """The digest is the one that consortia agreed on before features could be monotone."""
+    assert SCHEMA.digest() == "5535d8d80a4e24a8c68b70806604a0a42f2db3c65200b13df5c0aaae2913d845"
 
 
 def test_whole_and_negative_zero_bounds_are_one_schema() -> None:
@@ -165,6 +172,9 @@ def test_whole_and_negative_zero_bounds_are_one_schema() -> None:
         ('unit = "EUR"', 'unit = "€"', "printable ASCII"),
         ('unit = "EUR"', 'categories = ["a", "b"]', "expected no categories for kind log"),
         ('unit = "EUR"', "colour = 1", "got ['colour']"),
+        ('unit = "EUR"', 'monotone = "up"', "expected one of increasing, decreasing, got 'up'"),
+        ('unit = "EUR"', "monotone = 1", "expected monotone to be a str, got a int"),
+        ('["chip", "online", "atm"]', '["a", "b"], monotone = "increasing"', "expected no monotone for kind category"),
         ("lower = 0.01, ", "", "expected lower and upper, got upper"),
         ("lower = 0.01", "lower = -1", "expected lower >= 0"),
         ("lower = 0.01", "lower = 10_000", "expected lower < upper"),
