@@ -19,6 +19,7 @@ from mintmark.models.rows import code_table
 from mintmark.models.tree import Tree
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
 from mintmark.privacy.mechanism import LATTICE, bounded_sum
+from mintmark.schema import FeatureSchema
 from mintmark.table import Table, build_table
 
 
@@ -37,11 +38,11 @@ def terms(banks: int, rounds: int = 5, epsilon: float | None = None) -> Campaign
     )
 
 
-def train(campaign: Campaign, tables: list[Table]) -> tuple[object, str]:
+def train(campaign: Campaign, tables: list[Table], schema: FeatureSchema = SCHEMA) -> tuple[object, str]:
     """Every training round, each table a bank, the plain sum as the rule, no noise; the state and the model's text."""
     learner, artifact = learner_of(campaign), ModelArtifact(campaign)
     for round_ in range(campaign.rounds):
-        state = replay(artifact, SCHEMA)
+        state = replay(artifact, schema)
         query = learner.query(state)
         _, clipping_norm = noise_for(campaign, round_, query)
         sums = [
@@ -54,7 +55,7 @@ def train(campaign: Campaign, tables: list[Table]) -> tuple[object, str]:
         ]
         total = np.sum(sums, axis=0).astype(np.float64) / LATTICE
         artifact = ModelArtifact(campaign, (*artifact.history, NoisySum(total.reshape(shape_of(query)), 0.0)))
-    state = replay(artifact, SCHEMA)
+    state = replay(artifact, schema)
     return state, learner.export(state)
 
 
