@@ -15,23 +15,26 @@ from mintmark.errors import ProtocolError
 from mintmark.messages import ModelArtifact
 from mintmark.models.boosting import GuidedBoosting
 from mintmark.models.learner import Learner, Query
+from mintmark.models.linear import LogisticRegression
 from mintmark.plan import Campaign
 from mintmark.privacy.accountant import total_mu
 from mintmark.privacy.mechanism import row_norm
 from mintmark.schema import FeatureSchema
 
-LEARNERS: dict[str, Learner[Any]] = {learner.name: learner for learner in (GuidedBoosting(),)}
+LEARNERS: dict[str, Learner[Any]] = {learner.name: learner for learner in (GuidedBoosting(), LogisticRegression())}
+
+
+def learner_named(name: str) -> Learner[Any]:
+    """Raises `ProtocolError` for a learner that this version does not have."""
+    try:
+        return LEARNERS[name]
+    except KeyError:
+        raise ProtocolError(f"expected a learner of {', '.join(LEARNERS)}, got {name[:40]!r}") from None
 
 
 def learner_of(campaign: Campaign) -> Learner[Any]:
-    """Raises `ProtocolError` for a learner that this version does not have."""
-    try:
-        return LEARNERS[campaign.learner]
-    except KeyError:
-        known = ", ".join(LEARNERS)
-        raise ProtocolError(
-            f"campaign {campaign.name}: expected a learner of {known}, got {campaign.learner}"
-        ) from None
+    """The campaign's learner. Raises `ProtocolError` for one that this version does not have."""
+    return learner_named(campaign.learner)
 
 
 def replay(artifact: ModelArtifact, schema: FeatureSchema) -> Any:

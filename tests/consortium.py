@@ -99,6 +99,7 @@ class Consortium:
         self,
         *,
         name: str = "cards",
+        learner: str = "guided_boosting",
         rounds: int = 3,
         epsilon: float | None = 4.0,
         rule: str = "weighted_mean",
@@ -113,7 +114,7 @@ class Consortium:
         terms = Campaign(
             name=name,
             seed=seed,
-            learner="guided_boosting",
+            learner=learner,
             schema_digest=self.schema.digest(),
             rounds=rounds,
             privacy=PrivacyTerms(epsilon=epsilon, delta=1e-6, unit=unit, clip=clip),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,9 @@ from mintmark.models.tree import Tree
 from mintmark.plan import Campaign
 from mintmark.privacy.mechanism import Contributions
 from mintmark.schema import FeatureSchema, Monotone
+
+if TYPE_CHECKING:
+    import lightgbm
 
 TREES_PER_ROUND = 10
 DEPTH = 6
@@ -142,6 +145,10 @@ class GuidedBoosting:
     def export(self, state: BoostingState) -> str:
         """The model so far as a LightGBM text."""
         return lightgbm_text.write(state.trees, names=state.schema.names, base_score=state.base_score)
+
+    def finished(self, state: BoostingState) -> lightgbm.Booster:
+        """The model so far as a Booster."""
+        return lightgbm_text.load(self.export(state))
 
 
 def _settle_feature_trees(after: BoostingState, query: TreeQuery, sums: Floats, noise: float) -> BoostingState:

@@ -3,13 +3,13 @@
 A learner never sees Prefect, storage or noise. The coordinator and every bank run the same pure functions: from the
 campaign and the aggregates published so far follow the model and the next question (`replay`), so neither has to be
 sent; a bank turns the question and its rows into contributions (`contributions`); the coordinator turns the aggregate
-into the next state (`settle`). A learner of your own is one file like `boosting.py` and one entry in `campaign.LEARNERS`.
+into the next state (`settle`). A learner of your own is one file and one entry in `campaign.LEARNERS`: docs/extending.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +47,8 @@ class Query(Protocol):
 
 
 class Learner(Protocol[State]):
-    """`State` is a frozen value of the learner's own; `state.round` settled rounds led to it."""
+    """`State` is a frozen value of the learner's own; `state.round` settled rounds led to it, and `state.scores` holds the
+    score histograms [2, cells] of the classes once the round that evaluates is settled, None before."""
 
     name: ClassVar[str]
 
@@ -76,5 +77,9 @@ class Learner(Protocol[State]):
         ...
 
     def export(self, state: State) -> str:
-        """The model as a LightGBM text."""
+        """The model as a LightGBM text, which a bank scores with: no learner's own code is needed for that."""
+        ...
+
+    def finished(self, state: State) -> Any:
+        """The model as what MLflow registers: a `lightgbm.Booster` or a scikit-learn estimator of built-in parts."""
         ...
