@@ -17,7 +17,7 @@ from mintmark.settings import StorageKey, dump_toml, write_private
 
 DEFAULT_POLICY = """\
 # What this bank will ever allow. Missing, unreadable or contradictory: nothing leaves.
-learners = ["guided_boosting"]
+learners = ["guided_boosting", "logistic_regression"]
 units = ["customer"]         # whose presence every release hides
 smallest_cohort = 3          # fewest banks that a round must count
 smallest_rows = 1000         # fewest training rows of our own

@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.federated_round import federated_round
+from mintmark.campaign import LEARNERS, learner_named
 from mintmark.messages import ModelArtifact
 from mintmark.models.boosting import GuidedBoosting
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
@@ -42,6 +43,9 @@ async def run_campaign(
         str, Field(pattern="^[a-z0-9][a-z0-9-]{0,39}$", description="A new name, such as cards-2026-w14")
     ],
     epsilon: Annotated[float, Field(gt=0, le=10, description="What the whole campaign may cost every customer")] = 4.0,
+    learner: Annotated[
+        str, Field(description="What the model is made of", json_schema_extra={"enum": list(LEARNERS)})
+    ] = GuidedBoosting.name,
     rounds: Annotated[int, Field(ge=3, le=100, description="Training rounds; one more evaluates the model")] = 8,
     rule: Annotated[
         Literal["weighted_mean", "trimmed_mean"], Field(description="trimmed_mean stands liars, at some accuracy")
@@ -61,7 +65,7 @@ async def run_campaign(
     terms = Campaign(
         name=campaign,
         seed=_seed_of(campaign) if seed is None else seed,
-        learner=GuidedBoosting.name,
+        learner=learner_named(learner).name,  # an unknown one is refused before anything is published
         schema_digest=coordinator.schema.digest(),
         rounds=rounds,
         privacy=PrivacyTerms(epsilon=epsilon, delta=delta, unit=privacy_unit, clip=CLIP[privacy_unit]),

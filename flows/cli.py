@@ -27,6 +27,9 @@ def demo(
     epsilon: Annotated[
         float, typer.Option(min=0.01, max=10.0, help="What the campaign may cost every customer (delta is 1e-6).")
     ] = 4.0,
+    learner: Annotated[
+        str, typer.Option(help="guided_boosting, or logistic_regression for a small epsilon and a model to explain.")
+    ] = "guided_boosting",
     seed: Annotated[
         int, typer.Option(min=0, help="Of the simulated rows and the random trees; never of the noise.")
     ] = 7,
@@ -47,7 +50,7 @@ def demo(
     """
     from infra.embedded.demo import DemoOptions, run_demo
 
-    options = DemoOptions(banks, rounds, epsilon, seed, rule, liars, data, schema, report, keep)
+    options = DemoOptions(banks, rounds, epsilon, learner, seed, rule, liars, data, schema, report, keep)
     try:
         run_demo(options, Console())
     except KeyboardInterrupt:

@@ -1,8 +1,9 @@
 """Step 11: one MLflow run a campaign, one model version a campaign, under the alias `challenger`. Doing it twice changes
 nothing.
 
-The model is logged as a LightGBM Booster, which MLflow keeps as text: nothing runs code when it is loaded. MLflow stands
-beside the path, never in it: when it is away the campaign is settled all the same, and registers when it is run again.
+The model is logged as a LightGBM Booster, which MLflow keeps as text, or as a scikit-learn pipeline, which skops keeps as
+numbers and the names of known types; never as a pickle. MLflow stands beside the path, never in it: when it is away the
+campaign is settled all the same, and registers when it is run again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from mintmark import mailbox
 from mintmark.campaign import learner_of, replay
 from mintmark.envelope import sign, verify
 from mintmark.evaluation import EvaluationReport
-from mintmark.models.lightgbm_text import load
+from mintmark.models.scikit_pipeline import TRUSTED_TYPES
 from mintmark.plan import Agreed, Campaign
 from tasks.coordinator import Coordinator
 
@@ -28,7 +29,7 @@ _CAMPAIGN_TAG, _DIGEST_TAG = "mintmark.campaign", "mintmark.model_digest"
 
 
 class RegisteredModel(Agreed):
-    """Where the model is. `uri` is what `mlflow.lightgbm.load_model` takes."""
+    """Where the model is. `uri` is what `mlflow.lightgbm.load_model` or `mlflow.sklearn.load_model` takes."""
 
     name: str
     version: str
@@ -41,7 +42,8 @@ def load_mlflow() -> None:
     """Import what registration needs, ahead of need."""
     import lightgbm  # noqa: F401
     import matplotlib.figure  # noqa: F401
-    import mlflow.lightgbm  # noqa: F401
+    import mlflow.lightgbm
+    import mlflow.sklearn  # noqa: F401
 
 
 def register(
@@ -59,8 +61,8 @@ def register(
     else:
         _ensure_registered(client, name)
         run_id = _log_run(coordinator, client, artifact.campaign, model_digest, report, flow_run_page)
-        text = learner_of(artifact.campaign).export(replay(artifact, coordinator.schema))
-        logged = _log_booster(coordinator, run_id, text)
+        model = learner_of(artifact.campaign).finished(replay(artifact, coordinator.schema))
+        logged = _log_model(coordinator, run_id, model)
         tags = {_CAMPAIGN_TAG: campaign, _DIGEST_TAG: model_digest}
         version = client.create_model_version(
             name, logged.model_uri, run_id=run_id, tags=tags, model_id=logged.model_id
@@ -125,10 +127,12 @@ def _log_run(
     return run_id
 
 
-def _log_booster(coordinator: Coordinator, run_id: str, text: str) -> Any:
-    """Log the Booster with its signature; returns MLflow's record of it."""
+def _log_model(coordinator: Coordinator, run_id: str, model: Any) -> Any:
+    """Log the finished model with its signature; returns MLflow's record of it."""
     import lightgbm
     import mlflow
+    import sklearn
+    import skops
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 
@@ -136,8 +140,17 @@ def _log_booster(coordinator: Coordinator, run_id: str, text: str) -> Any:
     columns = [ColSpec(DataType.double, name, required=False) for name in coordinator.schema.names]
     signature = ModelSignature(Schema(columns), Schema([ColSpec(DataType.double)]))
     with mlflow.start_run(run_id=run_id):
-        return mlflow.lightgbm.log_model(
-            load(text), name="model", signature=signature, pip_requirements=[f"lightgbm=={lightgbm.__version__}"]
+        if isinstance(model, lightgbm.Booster):
+            needs = [f"lightgbm=={lightgbm.__version__}"]
+            return mlflow.lightgbm.log_model(model, name="model", signature=signature, pip_requirements=needs)
+        return mlflow.sklearn.log_model(
+            model,
+            name="model",
+            signature=signature,
+            serialization_format=mlflow.sklearn.SERIALIZATION_FORMAT_SKOPS,
+            skops_trusted_types=TRUSTED_TYPES,
+            pyfunc_predict_fn="predict_proba",
+            pip_requirements=[f"scikit-learn=={sklearn.__version__}", f"skops=={skops.__version__}"],
         )
 
 

@@ -31,7 +31,7 @@ POLL_S = {"postgresql": 0.4, "sqlite": 1.0}  # SQLite has one writer, and asking
 VALID_FOR = timedelta(days=365)
 
 POLICY = """\
-learners = ["guided_boosting"]
+learners = ["guided_boosting", "logistic_regression"]
 units = ["customer", "transaction"]
 smallest_cohort = {smallest_cohort}
 smallest_rows = 1

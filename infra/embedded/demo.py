@@ -31,8 +31,9 @@ from infra.embedded.processes import ProcessGroup
 from infra.embedded.progress import CampaignWatch, RoundProgress
 from infra.embedded.servers import NO_TELEMETRY, Endpoints
 from infra.embedded.telling import tell_banks, tell_open_round, tell_report, tell_round
-from mintmark.campaign import learner_of, replay
+from mintmark.campaign import learner_named, learner_of, replay
 from mintmark.errors import DataError, MintmarkError
+from mintmark.models.boosting import GuidedBoosting
 from mintmark.models.lightgbm_text import load
 from mintmark.privacy.ledger import Ledger
 from mintmark.schema import FeatureSchema, parse_schema
@@ -57,6 +58,7 @@ class DemoOptions:
     banks: int = 4
     rounds: int = 8
     epsilon: float = 4.0
+    learner: str = GuidedBoosting.name
     seed: int = 7
     rule: str = "weighted_mean"
     liars: int = 0
@@ -69,6 +71,7 @@ class DemoOptions:
 def run_demo(options: DemoOptions, console: Console) -> None:
     """Run it. Raises `MintmarkError` with one sentence; whatever happens, no process is left."""
     started = time.monotonic()
+    learner_named(options.learner)  # an unknown one is refused before anything starts
     schema, banks = _input(options)
     state = Path(tempfile.mkdtemp(prefix="mintmark-"))
     environment = environment_for(state)
@@ -149,7 +152,7 @@ def _campaign(
     from flows.deployments import start_campaign
 
     parameters = {"campaign": CAMPAIGN, "deadline_s": ROUND_DEADLINE_S, "seed": options.seed, "rounds": options.rounds}
-    parameters |= {"epsilon": options.epsilon, "rule": options.rule, "liars": options.liars}
+    parameters |= {"learner": options.learner, "epsilon": options.epsilon, "rule": options.rule, "liars": options.liars}
     flow_run = start_campaign(endpoints.prefect_api, parameters)
     flow_page = f"{endpoints.prefect_ui}/runs/flow-run/{flow_run}"
     console.print(f"  the campaign in Prefect: {flow_page}", highlight=False, soft_wrap=True)
