@@ -37,6 +37,8 @@ BINS_SHARE = 0.05  # of the budget; score histograms take as much, the other rou
 
 Floats = npt.NDArray[np.float64]
 
+_BEFORE_BINS = Coefficients(0.0, np.zeros((0, 0)))
+
 
 @dataclass(frozen=True, eq=False)
 class LinearState:
@@ -46,7 +48,7 @@ class LinearState:
     schema: FeatureSchema
     round: int = 0
     bins: tuple[Bins, ...] = ()
-    coefficients: Coefficients = Coefficients(0.0, np.zeros((0, 0)))
+    coefficients: Coefficients = _BEFORE_BINS
     slopes: tuple[Slope, ...] = ()
     scores: Floats | None = None  # [2, cells] score histograms by class, after the last round
 
