@@ -37,12 +37,13 @@ def load_table(path: Path, schema: FeatureSchema) -> Table:
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path.name}: expected a readable Parquet file, got {type(error).__name__}") from error
     try:
-        return build_table(schema, {name: _numpy(arrow.column(name)) for name in arrow.column_names})
+        return build_table(schema, {name: numpy_column(arrow.column(name)) for name in arrow.column_names})
     except DataError as error:
         raise DataError(f"{path.name}: {error}") from None
 
 
-def _numpy(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
+def numpy_column(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
+    """An Arrow column as `build_table` takes it: decimals and flags with nulls become floats."""
     if pa.types.is_decimal(column.type) or (pa.types.is_boolean(column.type) and column.null_count):
         column = column.cast(pa.float64())
     values: npt.NDArray[np.generic] = column.to_numpy()

@@ -41,13 +41,14 @@ class Table:
 
     def train(self) -> Table:
         """The rows that models learn from, with customers numbered anew."""
-        return self._part(~self.test)
+        return self.part(~self.test)
 
     def test_part(self) -> Table:
         """The rows held out, with customers numbered anew."""
-        return self._part(self.test)
+        return self.part(self.test)
 
-    def _part(self, rows: npt.NDArray[np.bool_]) -> Table:
+    def part(self, rows: npt.NDArray[np.bool_]) -> Table:
+        """The rows that are marked [n], with customers numbered anew."""
         return replace(
             self,
             features=self.features[rows],
@@ -81,14 +82,17 @@ def build_table(schema: FeatureSchema, columns: Columns) -> Table:
     features = np.empty((len(order), len(schema.features)), dtype=np.float64)
     clipped = []
     for column, feature in enumerate(schema.features):
-        values, outside = _bounded(feature, columns[feature.name])
+        values, outside = bounded_values(feature, columns[feature.name])
         features[:, column] = values[order]
         clipped.append(outside / len(order))
     return Table(schema, features, labels[order], customers[order], test[order], tuple(clipped))
 
 
-def _bounded(feature: Feature, column: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.float64], int]:
-    """The feature's values within its bounds, and how many were outside."""
+def bounded_values(feature: Feature, column: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.float64], int]:
+    """The feature's values [n] in the agreed form, within its bounds, and how many were outside (see `build_table`).
+
+    Raises `DataError` when the column is not numeric, or infinite somewhere.
+    """
     if feature.kind is FeatureKind.CATEGORY:
         return _category_codes(feature, column)
     values = _numbers(feature.name, column)
