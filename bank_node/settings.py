@@ -8,6 +8,7 @@ data/                  its transactions
 ledger/, anchor/       what it has spent; put the anchor on another disk
 outbox/                what was drawn and sent, so that a retry sends the same bytes
 cache/                 coded rows and scores between rounds (cache.py); may be deleted at any time
+deployed/              the model that scores transactions, and what was said of it; never leaves (personalise.py)
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Home:
         self.anchor = self.path / self.settings.anchor
         self.outbox = self.path / "outbox"
         self.cache = self.path / "cache"
+        self.deployed = self.path / "deployed"
         self.policy = self.path / "policy.toml"
         self.schema = self.path / "schema.toml"
         self.data = self.path / self.settings.data
