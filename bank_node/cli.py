@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bank_node import ledger_cli
+from bank_node import ledger_cli, personal_cli
 from bank_node.options import HomeOption
 from mintmark.errors import MintmarkError
 
@@ -114,6 +114,9 @@ def rehearse(
     tell(console, rehearsal)
     if rehearsal.refused:
         raise typer.Exit(1)
+
+
+personal_cli.register(app)
 
 
 def main() -> None:

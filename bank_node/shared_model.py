@@ -26,6 +26,7 @@ from mintmark.errors import ProtocolError
 from mintmark.mailbox import PLAN_KEY, ObjectStore
 from mintmark.messages import MAX_ARTIFACT_BYTES, ModelArtifact
 from mintmark.models.lightgbm_text import load
+from mintmark.models.rows import code_table
 from mintmark.plan import MAX_PLAN_BYTES, PrivacyUnit, RoundPlan
 from mintmark.privacy.ledger import GENESIS
 from mintmark.privacy.mechanism import LATTICE, bounded_sum
@@ -141,12 +142,14 @@ def _without(shared: SharedModel, held: Table) -> str:
     campaign, schema = shared.artifact.campaign, shared.schema
     learner = learner_of(campaign)
     customers = held.customers if campaign.privacy.unit is PrivacyUnit.CUSTOMER else None
+    rows = code_table(held)
     state = without = learner.start(campaign, schema)
     for number, total in enumerate(shared.artifact.history):
         query, less = learner.query(state), total
         if number:  # the bins of round 0 shape every later question, and stay
             _, clipping_norm = noise_for(campaign, number, query)
-            contributions = learner.contributions(state, query, held)
+            rows = learner.advance(state, rows)
+            contributions = learner.contributions(state, query, rows)
             added = bounded_sum(contributions, clipping_norm=clipping_norm, customers=customers).vector
             less = replace(total, values=total.values - added.reshape(total.values.shape) / LATTICE)
         without = learner.settle(without, query, less)
