@@ -85,8 +85,7 @@ def simulate_rounds(
 
     The rounds are an iterator: take them one by one to show progress or to stop early, or the last for the model.
     With `held_out` rows the evaluation round follows the training rounds. `sizes` are the row bands of the roster, those
-    of the training rows unless given. `noise` is not called in a campaign without epsilon. Rows are coded once, and keep
-    their scores from round to round.
+    of the training rows unless given. `noise` is not called in a campaign without epsilon.
 
     Raises:
         ValueError: the banks are not the campaign's cohort.
@@ -103,10 +102,10 @@ def simulate_rounds(
     for number in range(campaign.rounds + (held_out is not None)):
         if held_out is not None and number == campaign.rounds:
             rows = {bank: code_table(held_out[bank]) for bank in campaign.cohort}
-        rows = {bank: learner.advance(state, seen) for bank, seen in rows.items()}
+        rows = {bank: learner.advance(state, own) for bank, own in rows.items()}
         query = learner.query(state)
         scale, _ = noise_for(campaign, number, query)
-        updates = np.array([_update(campaign, state, query, rows[bank], noise) for bank in campaign.cohort])
+        updates = np.array([_update(campaign, state, query, own, noise) for own in rows.values()])
         if attack is not None:
             updates = attack(number, updates)
         terms = campaign.aggregation

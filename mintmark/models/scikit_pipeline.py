@@ -63,7 +63,7 @@ def _edges_going_right(bins: Bins) -> Floats:
     """Edges where scikit-learn's bins part: it sends an edge itself right, ours go left. The first parts the missing."""
     if isinstance(bins, NumberBins):
         left = np.where(np.abs(bins.edges) > _ZERO, bins.edges, _ZERO)
-        return np.nextafter(np.concatenate([[_LOWEST], left]), np.inf)
+        return np.asarray(np.nextafter(np.concatenate([[_LOWEST], left]), np.inf))
     codes = sum(len(group) for group in bins.groups)  # a value is cut to a whole number: up to -1 is no code
     return np.array([np.nextafter(-1.0, 0.0), *range(1, codes + 1)])
 
