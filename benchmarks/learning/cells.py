@@ -1,8 +1,13 @@
 """The benchmark's cells: one set, one seed and, where there is privacy, one epsilon. Each is computed once and kept.
 
-A baseline cell has the banks' own models and their average, or the centralised model; a federated cell has the global
-model and what each bank deploys. A cell is a list of records, one a method and place (a bank, or all banks' rows pooled),
-and lies under the digest of the code that made it: figures of different code never mix.
+    tuned       what every bank's own search chooses; once a set
+    own         the banks' own models, and the average of their log-odds
+    central     one model of all rows in one place
+    federated   the global model of a campaign
+    deployed    what each bank makes of its own model and the global one
+
+A cell is a list of records, one a method and place (a bank, or all banks' rows pooled), and lies under the digest of the
+code that made it: figures of different code never mix.
 """
 
 from __future__ import annotations
@@ -18,11 +23,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.learning import tuning
-from benchmarks.learning.banks import OwnModel, deploy, train_own
+from benchmarks.learning import banks, tuning
 from benchmarks.learning.datasets import BenchmarkSet, pooled
 from benchmarks.learning.figures import figures, resampled_auprc
 from mintmark.campaign import learner_of
+from mintmark.messages import ModelArtifact
 from mintmark.models import lightgbm_text
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
 from mintmark.privacy.ledger import write_durably
@@ -33,20 +38,24 @@ Record = dict[str, Any]
 
 DELTA = 1e-6
 POOLED = "pooled"
+WITH_BUDGET = ("federated", "deployed")
 ROOT = Path(__file__).parents[2]
 _ROWS = ("benchmarks/learning/datasets.py", "benchmarks/learning/cells.py", "benchmarks/learning/figures.py")
 _ROWS = (*_ROWS, "mintmark/table.py", "mintmark/synthetic.py", "examples/*.toml")
-_BANKS = ("benchmarks/learning/banks.py", "bank_node/*.py")
+_OWN = ("benchmarks/learning/banks.py", "bank_node/own_model.py")
+_CENTRAL = ("benchmarks/learning/tuning.py", "benchmarks/learning/tuned.json")
 CODE = {  # what decides the figures of a cell, by its kind
-    "central": (*_ROWS, "benchmarks/learning/tuning.py", "benchmarks/learning/tuned.json"),
-    "own": (*_ROWS, *_BANKS),
-    "federated": (*_ROWS, *_BANKS, "mintmark/**/*.py"),
+    "tuned": (*_ROWS, *_OWN),
+    "own": (*_ROWS, *_OWN),
+    "central": (*_ROWS, *_CENTRAL),
+    "federated": (*_ROWS, "mintmark/**/*.py"),
+    "deployed": (*_ROWS, *_OWN, "mintmark/**/*.py", "bank_node/*.py"),
 }
 
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """`kind` is `central`, `own` or `federated`; `epsilon` is None without noise and in baseline cells."""
+    """`epsilon` is None without noise, and where the kind knows none."""
 
     seed: int
     set: str
@@ -55,8 +64,19 @@ class Cell:
 
     @property
     def name(self) -> str:
-        budget = f"-{'none' if self.epsilon is None else f'{self.epsilon:g}'}" if self.kind == "federated" else ""
+        budget = f"-{'none' if self.epsilon is None else f'{self.epsilon:g}'}" if self.kind in WITH_BUDGET else ""
         return f"{self.set}-{self.kind}{budget}-{self.seed}"
+
+    @property
+    def needs(self) -> tuple[Cell, ...]:
+        """The cells that must be there before this one."""
+        match self.kind:
+            case "own":
+                return (Cell(0, self.set, "tuned"),)
+            case "deployed":
+                return (Cell(self.seed, self.set, "own"), Cell(self.seed, self.set, "federated", self.epsilon))
+            case _:
+                return ()
 
 
 @dataclass(frozen=True)
@@ -88,56 +108,76 @@ class CellStore:
         return float(json.loads(self.path(cell).read_text())["seconds"])
 
     def write(self, cell: Cell, records: list[Record], seconds: float) -> None:
-        self.path(cell).parent.mkdir(parents=True, exist_ok=True)
         content = {"cell": asdict(cell), "seconds": round(seconds, 1), "records": records}
         write_durably(self.path(cell), json.dumps(content).encode())
 
 
 def compute(cell: Cell, data: BenchmarkSet, store: CellStore, defaults: Defaults) -> None:
-    """Compute a cell and keep it. A federated cell needs its seed's `own` cell to be there."""
+    """Compute a cell and keep it. What it needs must be there."""
     started = time.monotonic()
-    records = {"own": _own, "central": _central, "federated": _federated}[cell.kind](cell, data, store, defaults)
+    store.path(cell).parent.mkdir(parents=True, exist_ok=True)
+    match cell.kind:
+        case "tuned":
+            records: Iterable[Record] = _tuned(data)
+        case "own":
+            records = _own(cell, data, store)
+        case "central":
+            records = _central(cell, data)
+        case "federated":
+            records = _federated(cell, data, store, defaults)
+        case _:
+            records = _deployed(cell, data, store)
     store.write(cell, list(records), time.monotonic() - started)
 
 
-def _central(cell: Cell, data: BenchmarkSet, store: CellStore, defaults: Defaults) -> Iterable[Record]:
+def _tuned(data: BenchmarkSet) -> Iterable[Record]:
+    for bank, rows in data.training.items():
+        yield {"where": bank, "parameters": dict(banks.tune_own(rows))}
+
+
+def _own(cell: Cell, data: BenchmarkSet, store: CellStore) -> Iterable[Record]:
+    """Each bank's own model on its own rows; and the mean of all banks' log-odds, weighted by rows, on everybody's."""
+    (needed,) = cell.needs
+    chosen = {record["where"]: record["parameters"] for record in store.read(needed) or ()}
+    models = {bank: banks.train_own(rows, chosen[bank], cell.seed) for bank, rows in data.training.items()}
+    for bank, model in models.items():
+        banks.save_own(store.path(cell, f"-{bank}.models"), model)
+    sizes = np.array([len(rows) for rows in data.training.values()], dtype=np.float64)
+    own, average = {}, {}
+    for bank, rows in data.held_out.items():
+        scores = np.array([banks.own_scores(model, rows.features) for model in models.values()])
+        own[bank] = scores[list(models).index(bank)]
+        average[bank] = sizes @ scores / sizes.sum()
+    return [*_records(cell, data, "own", own, resample=True), *_records(cell, data, "average", average)]
+
+
+def _central(cell: Cell, data: BenchmarkSet) -> Iterable[Record]:
     chosen = json.loads(tuning.TUNED.read_text())[data.name]
     booster = tuning.fit(pooled(data.training), chosen, cell.seed)
     scores = {bank: booster.predict(rows.features, raw_score=True) for bank, rows in data.held_out.items()}
     return _records(cell, data, "central", scores)
 
 
-def _own(cell: Cell, data: BenchmarkSet, store: CellStore, defaults: Defaults) -> Iterable[Record]:
-    """Each bank's own model on its own rows; and the mean of all banks' log-odds, weighted by rows, on everybody's."""
-    models = {bank: train_own(rows, cell.seed) for bank, rows in data.training.items()}
-    sizes = np.array([len(rows) for rows in data.training.values()], dtype=np.float64)
-    own, average = {}, {}
-    for bank, rows in data.held_out.items():
-        scores = np.array([model.scores(rows.features) for model in models.values()])
-        own[bank] = scores[list(models).index(bank)]
-        average[bank] = sizes @ scores / sizes.sum()
-    store.path(cell).parent.mkdir(parents=True, exist_ok=True)
-    for bank, model in models.items():
-        store.path(cell, f"-{bank}.model").write_text(model.dump())
-    return [*_records(cell, data, "own", own, resample=True), *_records(cell, data, "average", average)]
-
-
 def _federated(cell: Cell, data: BenchmarkSet, store: CellStore, defaults: Defaults) -> Iterable[Record]:
     campaign = campaign_for(data, cell, defaults)
     noise = seeded_gaussian(np.random.default_rng([cell.seed, round(100 * (cell.epsilon or 0))]))
     *_, last = simulate_rounds(campaign, data.training, noise=noise)
-    text = learner_of(campaign).export(last.state)
-    booster = lightgbm_text.load(text)
-    federated, deployed = {}, {}
-    for bank, rows in data.held_out.items():
-        federated[bank] = np.asarray(booster.predict(rows.features, raw_score=True))
-        saved = store.path(Cell(cell.seed, cell.set, "own"), f"-{bank}.model").read_text()
-        model = deploy(data.training[bank], OwnModel.load(saved), text, cell.seed)
-        deployed[bank] = model.scores(rows.features)
-    return [
-        *_records(cell, data, "federated", federated, resample=True),
-        *_records(cell, data, "deployed", deployed, resample=True),
-    ]
+    store.path(cell, ".model").write_bytes(last.artifact.encode())
+    booster = lightgbm_text.load(learner_of(campaign).export(last.state))
+    scores = {bank: booster.predict(rows.features, raw_score=True) for bank, rows in data.held_out.items()}
+    return _records(cell, data, "federated", scores)
+
+
+def _deployed(cell: Cell, data: BenchmarkSet, store: CellStore) -> Iterable[Record]:
+    own, federated = cell.needs
+    artifact = ModelArtifact.decode(store.path(federated, ".model").read_bytes())
+    scores, kept = {}, {}
+    for bank, rows in data.training.items():
+        personal = banks.deploy(banks.read_own(store.path(own, f"-{bank}.models"), rows), rows, artifact, bank)
+        scores[bank] = banks.deployed_scores(personal, data.held_out[bank].features)
+        kept[bank] = personal.deployed.terms.keeps_own
+    for record in _records(cell, data, "deployed", scores, resample=True):
+        yield {**record, "keeps_own": kept.get(record["where"])}
 
 
 def campaign_for(data: BenchmarkSet, cell: Cell, defaults: Defaults) -> Campaign:
@@ -166,9 +206,10 @@ def _records(
         part = (rows.labels, np.asarray(scores[bank]), data.value(rows))
         draws = resampled_auprc(rows.labels, part[1], rows.customers).round(5).tolist() if resample else []
         parts.append(part)
-        yield {**head, "where": bank, **figures(*part), "draws": draws}
+        yield {**head, "where": bank, "rows": len(data.training[bank]), **figures(*part), "draws": draws}
     labels, everything, value = (np.concatenate(column) for column in zip(*parts, strict=True))
-    yield {**head, "where": POOLED, **figures(labels, everything, value), "draws": []}
+    rows = sum(map(len, data.training.values()))
+    yield {**head, "where": POOLED, "rows": rows, **figures(labels, everything, value), "draws": []}
 
 
 def _digest_of(patterns: Iterable[str]) -> str:

@@ -57,13 +57,13 @@ def _draw_epsilon(axis: Axes, summary: Summary, name: str) -> None:
 
 def _draw_gain(axis: Axes, summary: Summary, name: str) -> None:
     entries = select(summary["gains"], set=name)
-    banks = sorted({entry["bank"] for entry in entries})
     shown = [budget for budget in SHOWN_GAINS if select(entries, epsilon=budget)]
+    banks = [entry["bank"] for entry in select(entries, epsilon=shown[0])] if shown else []
     for number, budget in enumerate(shown):
-        found = sorted(select(entries, epsilon=budget), key=lambda entry: entry["bank"])
-        gain = np.array([entry["gain"] for entry in found])
-        reach = np.abs(np.array([[entry["low"], entry["high"]] for entry in found]).T - gain)
-        places = np.arange(len(banks)) + 0.22 * (number - (len(shown) - 1) / 2)
+        found = select(entries, epsilon=budget)
+        gain, low, high = (np.array([entry[field] for entry in found]) for field in ("gain", "low", "high"))
+        places = np.arange(len(found)) + 0.22 * (number - (len(shown) - 1) / 2)
+        reach = np.maximum([gain - low, high - gain], 0.0)
         axis.errorbar(places, gain, reach, fmt="o", capsize=2, markersize=4, label=f"epsilon {budget:g}")
     axis.axhline(0, color="#222222", linewidth=0.8)
     axis.set_xticks(np.arange(len(banks)), banks, rotation=45, fontsize=7)
