@@ -52,7 +52,11 @@ def with_policy(tmp_path: Path, old: str, new: str) -> Consortium:
     [
         ("smallest_cohort = 3", "smallest_cohort = 4", RefusalReason.COHORT_TOO_SMALL),
         ("smallest_rows = 10", "smallest_rows = 10000", RefusalReason.TOO_FEW_ROWS),
-        ('learners = ["guided_boosting"]', 'learners = ["other"]', RefusalReason.LEARNER_NOT_ALLOWED),
+        (
+            'learners = ["guided_boosting", "logistic_regression"]',
+            'learners = ["other"]',
+            RefusalReason.LEARNER_NOT_ALLOWED,
+        ),
         ('units = ["customer"]', 'units = ["transaction"]', RefusalReason.UNIT_NOT_ALLOWED),
         ("smallest_cohort = 3", 'smallest_cohort = 3\nfeatures = ["amount"]', RefusalReason.FEATURE_NOT_ALLOWED),
         ("smallest_customers = 50", "smallest_customers = 500", RefusalReason.TOO_FEW_CUSTOMERS),
