@@ -90,10 +90,10 @@ class KilledBank:
             os._exit(1)
 
     def _release(self, total: BoundedSum, *, noise_scale: float) -> Ints:
-        """The real one, and a line that says how many charges were on disk by then."""
+        """The real one, of as many numbers as it takes to tell draws apart, and a line: the charges on disk by then."""
         with open(self._home / "draws", "a") as draws:
             draws.write(f"{self._charges()}\n")
-        return release(total, noise_scale=noise_scale)
+        return release(BoundedSum(total.vector[:8], total.sensitivity), noise_scale=noise_scale)
 
     def _charges(self) -> int:
         """Whole lines of the ledger that are charges, read without the bank's own code."""
@@ -139,6 +139,7 @@ def _killer(point: int) -> Any:
 
 
 def main() -> None:
+    os.fsync = lambda _: None  # for speed: a killed process, unlike a machine, loses nothing that the kernel has
     bank, found = KilledBank(Path(sys.argv[1])), []
     while not found or found[-1]["status"] == -signal.SIGKILL:
         found.append(bank.observe(len(found)))

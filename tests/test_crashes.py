@@ -26,7 +26,7 @@ def test_killed_before_any_line_that_writes(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=300,
+        timeout=600,
     )
     *found, unharmed = json.loads(done.stdout)
     assert len(found) > 60
