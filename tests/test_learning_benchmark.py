@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from benchmarks.learning import tuning
-from benchmarks.learning.cells import POOLED, Cell, CellStore, Defaults, Record, compute
+from bank_node.own_model import Effort
+from benchmarks.learning import banks, tuning
+from benchmarks.learning.__main__ import Grid
+from benchmarks.learning.cells import POOLED, CellStore, Defaults, Record, compute
 from benchmarks.learning.datasets import BenchmarkSet, pooled, split_set
 from benchmarks.learning.figures import figures, interval, resampled_auprc
 from benchmarks.learning.plots import draw_plots
@@ -22,7 +25,7 @@ from mintmark.synthetic import simulate
 
 @pytest.fixture(scope="module")
 def data() -> BenchmarkSet:
-    schema, columns = simulate(seed=3, banks=2, rows=6_000)
+    schema, columns = simulate(seed=1, banks=2, rows=12_000)
     return split_set("simulator", schema, columns, "amount")
 
 
@@ -80,24 +83,31 @@ def test_cells_become_a_report(data: BenchmarkSet, tmp_path: Path, monkeypatch: 
     tuned = tmp_path / "tuned.json"
     tuned.write_text(json.dumps({"simulator": tuning.search(pooled(data.training), trials=1, seed=0)}))
     monkeypatch.setattr(tuning, "TUNED", tuned)
-    store, cells = CellStore(tmp_path / "cells"), []
-    for seed in (0, 1):
-        cells += [Cell(seed, "simulator", "own"), Cell(seed, "simulator", "central")]
-        cells += [Cell(seed, "simulator", "federated", epsilon) for epsilon in (4.0, None)]
+    monkeypatch.setattr(banks, "Effort", partial(Effort, trials=1, folds=2))
+    store, cells = CellStore(tmp_path / "cells"), Grid(("simulator",), (4.0, None), seeds=2).cells()
     for cell in cells:
-        assert store.read(cell) is None
+        assert not store.has(cell)
+        assert all(store.has(needed) for needed in cell.needs)
         compute(cell, data, store, Defaults(rounds=3))
-    records: list[Record] = [record for cell in cells for record in store.read(cell) or ()]
-    assert len(records) == 3 * 2 * (3 + 2 * 2)  # places x seeds x (without and with a budget)
+    records: list[Record] = [record for cell in cells if cell.kind != "tuned" for record in store.read(cell)]
+    # places, times: own, average, central, federated at both epsilons, deployed at 4; without noise for one seed only
+    assert len(records) == 3 * (2 * (3 + 2 + 1) + 1)
 
     summary = json.loads(json.dumps(summarise(records)))
     (federated,) = select(summary["figures"], method="federated", epsilon=4.0, where=POOLED)
     values = [record["auprc"] for record in select(records, method="federated", epsilon=4.0, where=POOLED)]
     assert federated["auprc"] == pytest.approx(np.mean(values), abs=1e-4)
     assert federated["auprc_sd"] == pytest.approx(np.std(values, ddof=1), abs=1e-4)
+    assert {(gain["epsilon"], gain["bank"]) for gain in summary["gains"]} == {
+        (epsilon, bank) for epsilon in (4.0, None) for bank in data.training
+    }
     for gain in summary["gains"]:
-        assert gain["low"] <= gain["gain"] + 0.05
-        assert gain["gain"] == pytest.approx(gain["deployed"] - gain["own"], abs=2e-4)
+        where = {"where": gain["bank"], "epsilon": gain["epsilon"]}
+        after = select(records, method="deployed", **where)
+        before = [select(records, method="own", where=gain["bank"], seed=record["seed"])[0] for record in after]
+        expected = np.mean([late["auprc"] - early["auprc"] for late, early in zip(after, before, strict=True)])
+        assert gain["gain"] == pytest.approx(expected, abs=1e-4)
+        assert gain["low"] <= gain["high"]
 
     spoken = io.StringIO()
     print_report(summary, Console(file=spoken, width=120))

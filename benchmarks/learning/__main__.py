@@ -61,7 +61,7 @@ class Grid:
 def run(grid: Grid, data: Path, store: CellStore, jobs: int, console: Console) -> list[Record]:
     """Compute what is missing and return all records of the grid."""
     cells = grid.cells()
-    missing = [cell for cell in cells if store.read(cell) is None]
+    missing = [cell for cell in cells if not store.has(cell)]
     for name in {cell.set for cell in missing}:
         console.print(f"loading {name}")
         _loaded[name] = load_set(name, data)
@@ -71,7 +71,7 @@ def run(grid: Grid, data: Path, store: CellStore, jobs: int, console: Console) -
         for cell in _computed(missing, store, jobs):
             progress.console.print(f"  {cell.name:<40}{store.seconds(cell):7.1f} s", highlight=False)
             progress.update(bar, advance=1, left=_estimate(cells, store, jobs))
-    return [record for cell in cells if cell.kind != "tuned" for record in store.read(cell) or ()]
+    return [record for cell in cells if cell.kind != "tuned" for record in store.read(cell)]
 
 
 def _computed(cells: Sequence[Cell], store: CellStore, jobs: int) -> Iterable[Cell]:
@@ -80,7 +80,7 @@ def _computed(cells: Sequence[Cell], store: CellStore, jobs: int) -> Iterable[Ce
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
         try:
             while waiting or running:
-                ready = [cell for cell in waiting if all(store.path(needed).exists() for needed in cell.needs)]
+                ready = [cell for cell in waiting if all(store.has(needed) for needed in cell.needs)]
                 for cell in ready[: jobs - len(running)]:
                     waiting.remove(cell)
                     running[pool.submit(_compute, cell, store)] = cell
@@ -101,7 +101,7 @@ def _estimate(cells: Sequence[Cell], store: CellStore, jobs: int) -> str:
     known: dict[tuple[str, str], list[float]] = {}
     left: list[tuple[str, str]] = []
     for cell in cells:
-        if store.path(cell).exists():
+        if store.has(cell):
             known.setdefault((cell.set, cell.kind), []).append(store.seconds(cell))
         else:
             left.append((cell.set, cell.kind))

@@ -99,10 +99,12 @@ class CellStore:
     def path(self, cell: Cell, suffix: str = ".json") -> Path:
         return self._folders[cell.kind] / f"{cell.name}{suffix}"
 
-    def read(self, cell: Cell) -> list[Record] | None:
-        """The cell's records, or None when it is not finished."""
-        path = self.path(cell)
-        return json.loads(path.read_text())["records"] if path.exists() else None
+    def has(self, cell: Cell) -> bool:
+        return self.path(cell).exists()
+
+    def read(self, cell: Cell) -> list[Record]:
+        """The records of a finished cell."""
+        return list(json.loads(self.path(cell).read_text())["records"])
 
     def seconds(self, cell: Cell) -> float:
         return float(json.loads(self.path(cell).read_text())["seconds"])
@@ -138,7 +140,7 @@ def _tuned(data: BenchmarkSet) -> Iterable[Record]:
 def _own(cell: Cell, data: BenchmarkSet, store: CellStore) -> Iterable[Record]:
     """Each bank's own model on its own rows; and the mean of all banks' log-odds, weighted by rows, on everybody's."""
     (needed,) = cell.needs
-    chosen = {record["where"]: record["parameters"] for record in store.read(needed) or ()}
+    chosen = {record["where"]: record["parameters"] for record in store.read(needed)}
     models = {bank: banks.train_own(rows, chosen[bank], cell.seed) for bank, rows in data.training.items()}
     for bank, model in models.items():
         banks.save_own(store.path(cell, f"-{bank}.models"), model)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from bank_node.gain import average_precision
 from mintmark.evaluation import evaluate
 
 FALSE_ALARMS = 0.005  # of the honest rows: what people can look at
@@ -46,17 +47,9 @@ def resampled_auprc(
 ) -> Floats:
     """AUPRC [draws] when customers are drawn with replacement. The same `customers` and `seed` give the same draws."""
     generator = np.random.default_rng(seed)
-    order = np.argsort(-scores, kind="stable")
-    ties_end = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
-    owner, positive = customers[order], labels[order].astype(np.float64)
-    count = int(customers.max()) + 1
-    results = np.empty(draws)
-    for draw in range(draws):
-        weights = np.bincount(generator.integers(count, size=count), minlength=count).astype(np.float64)[owner]
-        flagged, caught = np.cumsum(weights)[ties_end], np.cumsum(weights * positive)[ties_end]
-        precision = caught / np.maximum(flagged, 1e-300)
-        results[draw] = np.diff(caught, prepend=0.0) @ precision / caught[-1] if caught[-1] else np.nan
-    return results
+    judge, count = average_precision(labels, scores), int(customers.max()) + 1
+    drawn = (np.bincount(generator.integers(count, size=count), minlength=count) for _ in range(draws))
+    return np.array([judge(weights.astype(np.float64)[customers]) for weights in drawn])
 
 
 def interval(draws: Floats) -> tuple[float, float]:
