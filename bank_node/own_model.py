@@ -79,13 +79,13 @@ class CrossFit:
 def deal_folds(rows: Table, effort: Effort) -> npt.NDArray[np.int64]:
     """The fold [n] of every row: customers are dealt out at random, those with fraud first, so that each fold has some.
 
-    Raises `DataError` when there are fewer customers with fraud, or without, than folds.
+    Raises `DataError` when there are fewer customers with fraud than folds.
     """
     fraud = np.bincount(rows.customers, weights=rows.labels) > 0
-    if min(fraud.sum(), (~fraud).sum()) < effort.folds:
+    if fraud.sum() < effort.folds:
         raise DataError(
-            f"expected at least {effort.folds} customers with fraud and as many without, got {fraud.sum()} and "
-            f"{(~fraud).sum()}: too few to train a model of one's own and to check it"
+            f"expected at least {effort.folds} customers with {rows.schema.label} = 1 to train on, got {fraud.sum()}: "
+            "too few to train a model of one's own and to check it"
         )
     shuffled = np.random.default_rng([effort.seed, 1]).permutation(len(fraud))
     order = shuffled[np.argsort(~fraud[shuffled], kind="stable")]
