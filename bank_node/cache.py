@@ -1,7 +1,8 @@
 """What a bank keeps between rounds, so that a round costs only what is new in it: its coded rows, and scores on them.
 
 cache/<key>.train, .test   one byte a feature and row (`mintmark/models/rows.py`), labels, customers
-cache/<digest>.scores      raw scores of the training rows; the digest is that of the model and of the rows' key
+cache/<digest>.scores      scores of the training rows by one model, and their leaves in the trees it asks for next; the
+                           digest is that of the model and of the rows' key
 
 It never leaves the bank, only its owner reads it, and losing it costs time and nothing else. The key names the schema,
 and the data file by its size, times and inode: another file is coded anew. Older files are deleted when new ones are
@@ -9,7 +10,7 @@ written, so that there are three. Each begins with the SHA-256 of the rest; one 
 
     coded = coded_rows(home, schema, test=False)
     rows = with_scores(home, coded, artifact)    # as far as the newest scores here go
-    keep_scores(home, coded.key, rows, artifact)
+    keep_scores(home, coded.key, remember(rows, query.digest(), contributions.cells_of), artifact)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,16 +80,19 @@ def with_scores(home: Home, coded: CodedRows, artifact: ModelArtifact) -> RowSta
         known = replace(artifact, history=artifact.history[:settled])
         if found := _read(home, _scores_name(coded.key, known)):
             facts, data = found
-            return replace(coded.rows, score=np.frombuffer(data, np.float64), trees=facts["trees"])
+            count = len(coded.rows)
+            score = np.frombuffer(data[: 8 * count], np.float64)
+            leaves = np.frombuffer(data[8 * count :], np.uint8).reshape(-1, count)
+            return replace(coded.rows, score=score, trees=facts["trees"], question=facts["question"], leaves=leaves)
     return coded.rows
 
 
 def keep_scores(home: Home, key: str, rows: RowState, artifact: ModelArtifact) -> None:
-    """Keep the rows' scores by the artifact's model, in place of all others."""
+    """Keep the rows' scores by the artifact's model, and their leaves in the trees it asks for, in place of all others."""
     name = _scores_name(key, artifact)
-    if rows.trees and not (home.cache / name).exists():
+    if (rows.trees or rows.question) and not (home.cache / name).exists():
         _forget(home, "*.scores")
-        _keep(home, name, {"trees": rows.trees}, rows.score)
+        _keep(home, name, {"trees": rows.trees, "question": rows.question}, rows.score, rows.leaves)
 
 
 def forget_scores(home: Home) -> None:
@@ -123,7 +128,7 @@ def _read_rows(home: Home, key: str, *, test: bool) -> CodedRows | None:
     return CodedRows(key, rows, facts["training_rows"], facts["training_customers"])
 
 
-def _keep(home: Home, name: str, facts: dict[str, int], *arrays: npt.NDArray[Any]) -> None:
+def _keep(home: Home, name: str, facts: Mapping[str, int | str], *arrays: npt.NDArray[Any]) -> None:
     """Write a file of `facts` and the arrays' bytes. A full disk is no reason not to answer."""
     parts = [canonical_json(facts), b"\n", *(array.tobytes() for array in arrays)]
     payload = b"".join(parts)
@@ -134,7 +139,7 @@ def _keep(home: Home, name: str, facts: dict[str, int], *arrays: npt.NDArray[Any
         log.warning("the cache was not written (%s): the next round computes it again", type(error).__name__)
 
 
-def _read(home: Home, name: str) -> tuple[dict[str, int], memoryview] | None:
+def _read(home: Home, name: str) -> tuple[dict[str, Any], memoryview] | None:
     """A file's facts and the bytes of its arrays; None when it is not there, or not as it was written."""
     try:
         if (home.cache / name).stat().st_size > MAX_TABLE_BYTES:

@@ -30,6 +30,7 @@ from mintmark.canonical import digest
 from mintmark.errors import DataError, PrivacyError, ProtocolError, StorageError
 from mintmark.messages import MAX_ARTIFACT_BYTES, ModelArtifact, UpdateStatement, encode_sums, encode_update
 from mintmark.models.learner import Learner, Query
+from mintmark.models.rows import remember
 from mintmark.plan import PrivacyUnit, RoundPlan
 from mintmark.privacy.accountant import GaussianRelease
 from mintmark.privacy.ledger import EntryKind, Ledger, entry_after, write_durably
@@ -177,17 +178,17 @@ def measure(bank: Bank, plan: RoundPlan) -> BoundedSum:
 
 def add_up(bank: Bank, plan: RoundPlan, asked: Question) -> BoundedSum:
     """The sums of the rows' contributions, each unit's clipped to the plan's norm (step 6)."""
+    rows = asked.coded.rows if plan.evaluates else cache.with_scores(bank.home, asked.coded, asked.artifact)
+    rows = asked.learner.advance(asked.state, rows)
+    contributions = asked.learner.contributions(asked.state, asked.query, rows)
     if plan.evaluates:
-        rows = asked.coded.rows
         cache.forget_scores(bank.home)
     else:
-        rows = asked.learner.advance(asked.state, cache.with_scores(bank.home, asked.coded, asked.artifact))
-        cache.keep_scores(bank.home, asked.coded.key, rows, asked.artifact)
+        seen = remember(rows, asked.query.digest(), contributions.cells_of)
+        cache.keep_scores(bank.home, asked.coded.key, seen, asked.artifact)
     by_customer = plan.campaign.privacy.unit is PrivacyUnit.CUSTOMER
     return bounded_sum(
-        asked.learner.contributions(asked.state, asked.query, rows),
-        clipping_norm=plan.clipping_norm,
-        customers=rows.customers if by_customer else None,
+        contributions, clipping_norm=plan.clipping_norm, customers=rows.customers if by_customer else None
     )
 
 

@@ -31,7 +31,7 @@ import psutil
 
 from mintmark.models.boosting import DEPTH, TREES_PER_ROUND, BoostingState, GuidedBoosting, TreeQuery
 from mintmark.models.learner import NoisySum
-from mintmark.models.rows import RowState, code_table
+from mintmark.models.rows import RowState, code_table, remember
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
 from mintmark.privacy.mechanism import LATTICE, bounded_sum, row_norm
 from mintmark.schema import Feature, FeatureKind, FeatureSchema
@@ -76,7 +76,9 @@ def answer(state: BoostingState, rows: RowState, customers: Any) -> tuple[RowSta
     learner = GuidedBoosting()
     rows, query = learner.advance(state, rows), learner.query(state)
     norm = math.floor((1.0 if customers is None else 0.5) * row_norm(query.slots))
-    total = bounded_sum(learner.contributions(state, query, rows), clipping_norm=norm, customers=customers)
+    contributions = learner.contributions(state, query, rows)
+    total = bounded_sum(contributions, clipping_norm=norm, customers=customers)
+    rows = remember(rows, query.digest(), contributions.cells_of)
     return rows, NoisySum(total.vector.reshape(query.slots, query.cells, query.width) / LATTICE, 0.0)
 
 
@@ -122,7 +124,7 @@ class Peak:
 
 def lightgbm_seconds(table: Table, runs: int) -> dict[str, dict[str, float]]:
     """LightGBM on one thread: as many trees of as many leaves, without and with binning the rows."""
-    leaves = {"num_leaves": 2**DEPTH, "min_data_in_leaf": 1, "objective": "binary", "num_threads": 1, "verbose": -1}
+    leaves = {"num_leaves": 2**DEPTH, "objective": "binary", "num_threads": 1, "verbose": -1}
 
     def dataset() -> lightgbm.Dataset:
         return lightgbm.Dataset(table.features, table.labels, params=leaves, free_raw_data=False).construct()

@@ -23,7 +23,7 @@ from mintmark.models import bins, feature_trees, guidance, leaf_values, lightgbm
 from mintmark.models.bins import Bins, HistogramQuery
 from mintmark.models.guidance import Guidance, Splits
 from mintmark.models.learner import NoisySum, Query
-from mintmark.models.rows import RowState, advance, leaves_of
+from mintmark.models.rows import RowState, add_leaves, advance, leaves_of
 from mintmark.models.score_histogram import ScoreQuery, count_scores
 from mintmark.models.tree import Tree
 from mintmark.plan import Campaign
@@ -113,6 +113,9 @@ class GuidedBoosting:
 
     def advance(self, state: BoostingState, rows: RowState) -> RowState:
         """The rows with the raw scores of all of the state's trees."""
+        asked = state.trees[rows.trees : rows.trees + len(rows.leaves)]
+        if asked and TreeQuery(state.schema, asked, None).digest() == rows.question:
+            rows = add_leaves(rows, asked)
         return advance(rows, state.schema, state.trees)
 
     def contributions(self, state: BoostingState, query: Query, rows: RowState) -> Contributions:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Columns = npt.NDArray[np.uint16]
 
 ZERO = float(np.float32(1e-35))
 """LightGBM takes numbers this near to zero for zero (its kZeroThreshold); so does the coding."""
@@ -27,7 +28,7 @@ def _read_only(kind: numba.types.Type, dimensions: int) -> numba.types.Array:
 
 
 _CODES, _VALUES = _read_only(numba.uint8, 2), _read_only(numba.float64, 2)
-_FEATURE, _FOLLOWING = _read_only(numba.int64, 3), _read_only(numba.uint8, 4)
+_FEATURE, _FOLLOWING = _read_only(numba.uint16, 3), _read_only(numba.uint8, 4)
 
 
 @numba.njit([numba.void(_VALUES, _VALUES, numba.int64[::1], numba.uint8[:, ::1])], **_COMPILED)
@@ -60,31 +61,46 @@ def code_rows(features: Floats, edges: Floats, categories: Ints, codes: Bytes) -
 
 
 @numba.njit(**_COMPILED)
-def _fall(codes: Bytes, feature: Ints, following: Bytes, start: int, count: int, node: Bytes) -> None:
-    """Let `count` rows from `start` on fall through one tree, level by level; `node` then holds their leaves."""
+def _fall(block: Bytes, count: int, feature: Columns, following: Bytes, node: Bytes) -> None:
+    """Let the block's rows fall through one tree, level by level; `node` then holds their leaves."""
     node[:count] = 0
     for level in range(len(feature)):
-        for row in range(count):
-            at = node[row]
-            node[row] = following[level, at, codes[feature[level, at], start + row]]
+        column, table = feature[level], following[level]
+        for place in range(count):
+            row, at = np.uintp(place), node[np.uintp(place)]  # unsigned: no test for indices that count from the end
+            node[row] = table[at, block[column[at], row]]
 
 
 @numba.njit([numba.void(_CODES, _FEATURE, _FOLLOWING, numba.uint8[:, ::1])], **_COMPILED)
-def find_leaves(codes: Bytes, feature: Ints, following: Bytes, leaves: Bytes) -> None:
+def find_leaves(codes: Bytes, feature: Columns, following: Bytes, leaves: Bytes) -> None:
     """Write each row's leaf in each of T trees: [T, n]. `feature` [T, L, W], `following` [T, L, W, 256]."""
+    block, node = np.empty((len(codes), _BLOCK), np.uint8), np.empty(_BLOCK, np.uint8)
     for start in range(0, codes.shape[1], _BLOCK):
         count = min(_BLOCK, codes.shape[1] - start)
+        block[:, :count] = codes[:, start : start + count]
         for tree in range(len(feature)):
-            _fall(codes, feature[tree], following[tree], start, count, leaves[tree, start : start + count])
+            _fall(block, count, feature[tree], following[tree], node)
+            leaves[tree, start : start + count] = node[:count]
 
 
 @numba.njit([numba.void(_CODES, _FEATURE, _FOLLOWING, _VALUES, numba.float64[::1])], **_COMPILED)
-def add_scores(codes: Bytes, feature: Ints, following: Bytes, values: Floats, score: Floats) -> None:
+def add_scores(codes: Bytes, feature: Columns, following: Bytes, values: Floats, score: Floats) -> None:
     """Add each row's leaf values [T, 256] to its score [n], tree after tree: in whatever portions, the same bits."""
-    node = np.empty(_BLOCK, np.uint8)
+    block, node = np.empty((len(codes), _BLOCK), np.uint8), np.empty(_BLOCK, np.uint8)
     for start in range(0, codes.shape[1], _BLOCK):
         count = min(_BLOCK, codes.shape[1] - start)
+        block[:, :count] = codes[:, start : start + count]
         for tree in range(len(feature)):
-            _fall(codes, feature[tree], following[tree], start, count, node)
+            _fall(block, count, feature[tree], following[tree], node)
             for row in range(count):
                 score[start + row] += values[tree, node[row]]
+
+
+@numba.njit([numba.void(_CODES, _VALUES, numba.float64[::1])], **_COMPILED)
+def add_values(leaves: Bytes, values: Floats, score: Floats) -> None:
+    """What `add_scores` does, for rows whose leaves [T, n] are known."""
+    for start in range(0, leaves.shape[1], _BLOCK):
+        stop = min(start + _BLOCK, leaves.shape[1])
+        for tree in range(len(leaves)):
+            for row in range(start, stop):
+                score[row] += values[tree, leaves[tree, row]]

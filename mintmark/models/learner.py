@@ -2,8 +2,9 @@
 
 A learner never sees Prefect, storage or noise. The coordinator and every bank run the same pure functions: from the
 campaign and the aggregates published so far follow the model and the next question (`replay`), so neither has to be
-sent; a bank turns the question and its rows into contributions (`contributions`); the coordinator turns the aggregate
-into the next state (`settle`). A learner of your own is one file and one entry in `campaign.LEARNERS`: docs/extending.md.
+sent; a bank brings its rows up to the model (`advance`) and turns the question and them into contributions
+(`contributions`); the coordinator turns the aggregate into the next state (`settle`). A learner of your own is one file
+and one entry in `campaign.LEARNERS`: docs/extending.md.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Routing:
     """T trees of at most L levels, at most W nodes wide: `feature` [T, L, W] and `following` [T, L, W, 256], where the
     last level's values are leaves. Levels beyond a tree's own keep every leaf where it is."""
 
-    feature: npt.NDArray[np.int64]
+    feature: npt.NDArray[np.uint16]
     following: npt.NDArray[np.uint8]
 
 
@@ -34,7 +34,7 @@ def route(schema: FeatureSchema, trees: Sequence[Tree]) -> Routing:
     depth = max((len(table) for table in tables), default=0)
     width = max((len(feature) for table in tables for feature, _ in table), default=0)
     width = max([width, *(tree.leaves for tree in trees)])
-    feature = np.zeros((len(trees), depth, width), dtype=np.int64)
+    feature = np.zeros((len(trees), depth, width), dtype=np.uint16)
     following = np.empty((len(trees), depth, width, 256), dtype=np.uint8)
     following[:] = np.arange(width, dtype=np.uint8)[:, None]
     for number, table in enumerate(tables):

@@ -4,14 +4,15 @@ The public grid codes a value once for all rounds and all campaigns of a schema;
 round adds the trees that are new to the score that the round before left.
 
     rows = code_table(table.train())
-    rows = advance(rows, schema, state.trees)        # only those that it has not seen
-    leaves_of(rows, schema, query.trees)             # [T, n]
+    rows = advance(rows, schema, state.trees)           # only those that it has not seen
+    cells = leaves_of(rows, schema, query.trees)        # [T, n]
+    rows = remember(rows, query.digest(), cells)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,9 @@ class RowState:
     """n rows of F features, those of a customer next to each other, and where the model stands on them.
 
     `codes` [F, n] uint8: 0 is missing, 1 + i holds edges[i - 1] < x <= edges[i] of the feature's grid, or the category i.
-    `score` [n] is the sum of the first `trees` trees' leaf values, in log-odds without the base score.
+    `score` [n] is the sum of the first `trees` trees' leaf values, in log-odds without the base score. `leaves` [T, n]
+    are those of the trees that the question with the digest `question` asked for: when they come back with values, no row
+    has to fall through them again.
     """
 
     codes: npt.NDArray[np.uint8]
@@ -38,6 +41,8 @@ class RowState:
     customers: npt.NDArray[np.int64]  # [n]; not decreasing
     score: npt.NDArray[np.float64]
     trees: int = 0
+    question: str = ""
+    leaves: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0), np.uint8))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -82,10 +87,27 @@ def advance(rows: RowState, schema: FeatureSchema, trees: Sequence[Tree]) -> Row
         raise ValueError(f"expected rows that saw at most {len(trees)} trees, got {rows.trees}")
     if not (new := trees[rows.trees :]):
         return rows
-    routing = route(schema, new)
-    values = np.zeros((len(new), 256))
-    for row, tree in zip(values, new, strict=True):
-        row[: tree.leaves] = tree.leaf_value
-    score = rows.score.copy()
-    kernels.add_scores(rows.codes, routing.feature, routing.following, values, score)
+    routing, score = route(schema, new), rows.score.copy()
+    kernels.add_scores(rows.codes, routing.feature, routing.following, _values(new), score)
     return replace(rows, score=score, trees=len(trees))
+
+
+def remember(rows: RowState, question: str, cells: npt.NDArray[np.integer]) -> RowState:
+    """The rows with the cells [slots, n] that answered the question of that digest, for the next round's `advance`."""
+    return replace(rows, question=question, leaves=cells.astype(np.uint8, copy=False))
+
+
+def add_leaves(rows: RowState, trees: Sequence[Tree]) -> RowState:
+    """What `advance` does, for the `trees` that the rows' leaves are in."""
+    from mintmark.models import kernels
+
+    score = rows.score.copy()
+    kernels.add_values(rows.leaves, _values(trees), score)
+    return replace(rows, score=score, trees=rows.trees + len(trees))
+
+
+def _values(trees: Sequence[Tree]) -> npt.NDArray[np.float64]:
+    values = np.zeros((len(trees), 256))
+    for row, tree in zip(values, trees, strict=True):
+        row[: tree.leaves] = tree.leaf_value
+    return values

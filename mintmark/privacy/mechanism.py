@@ -124,12 +124,11 @@ def release(total: BoundedSum, *, noise_scale: float) -> Ints:
 
 def _lattice_values(values: npt.NDArray[np.float64]) -> Ints:
     """Round toward zero to whole lattice steps: [n, width]."""
-    if not np.isfinite(values).all() or (np.square(values).sum(axis=1) > 1 + 1e-9).any():
+    if not (np.einsum("iw,iw->i", values, values) <= 1 + 1e-9).all():  # nor is it for what is no number
         raise PrivacyError("expected contributions of norm at most 1, got larger ones or no numbers")
-    steps = (values * LATTICE).astype(np.int64)
-    if len(steps) and int(np.abs(steps).max()) * len(steps) >= _EXACT:
+    if len(values) * LATTICE >= _EXACT:
         raise PrivacyError("expected fewer rows: the sum would leave the range in which it is exact")
-    return steps
+    return (values * LATTICE).astype(np.int64)
 
 
 def _sum_by_row(cells_of: npt.NDArray[np.integer], values: Ints, clipping_norm: int, total: Ints) -> None:
@@ -137,7 +136,7 @@ def _sum_by_row(cells_of: npt.NDArray[np.integer], values: Ints, clipping_norm: 
     from mintmark.privacy import kernels
 
     # Every slot of a row holds the same integer vector, so its norm is sqrt(slots) * ||values||, compared in integers.
-    slots, squares = len(total), np.square(values).sum(axis=1)
+    slots, squares = len(total), np.einsum("iw,iw->i", values, values)
     if (long := squares > min(clipping_norm**2 // slots, np.iinfo(np.int64).max)).any():
         scale = clipping_norm * _INSIDE / np.sqrt(slots * squares[long].astype(np.float64))
         values[long] = (values[long] * scale[:, None]).astype(np.int64)  # cuts toward zero
@@ -151,9 +150,21 @@ def _sum_by_customer(
     customers: npt.NDArray[np.int64],
     total: Ints,
 ) -> None:
-    """Clip each customer's summed contribution over all slots, then add the customers up."""
+    """Clip each customer's summed contribution over all slots, then add the customers up.
+
+    A customer whose rows' norms together stay within the norm needs no clipping, whatever cells they meet: most do, and
+    their rows are added as they are. The others are summed each on its own first.
+    """
     from mintmark.privacy import kernels
 
-    order = np.argsort(customers, kind="stable")
+    together = bool((customers[1:] >= customers[:-1]).all())
+    order = np.arange(len(customers)) if together else np.argsort(customers, kind="stable")
     starts = np.flatnonzero(np.diff(customers[order], prepend=customers[order[:1]] - 1))
-    kernels.add_units(cells_of, values, order, np.append(starts, len(order)), clipping_norm * _INSIDE, total)
+    norms = np.sqrt(len(total) * np.einsum("iw,iw->i", values, values).astype(np.float64))
+    lengths = np.diff(starts, append=len(order))
+    long = np.add.reduceat(norms[order], starts) * (1 + 1e-9) > clipping_norm * _INSIDE if len(starts) else starts > 0
+    alone = np.repeat(long, lengths)  # in the order of `order`
+    bounds = np.append(0, np.cumsum(lengths[long]))
+    kernels.add_units(cells_of, values, order[alone], bounds, clipping_norm * _INSIDE, total)
+    values[order[alone]] = 0
+    kernels.add_rows(cells_of, values, total)
