@@ -93,8 +93,9 @@ def advance(rows: RowState, schema: FeatureSchema, trees: Sequence[Tree]) -> Row
 
 
 def remember(rows: RowState, question: str, cells: npt.NDArray[np.integer]) -> RowState:
-    """The rows with the cells [slots, n] that answered the question of that digest, for the next round's `advance`."""
-    return replace(rows, question=question, leaves=cells.astype(np.uint8, copy=False))
+    """The rows with the cells [slots, n] that answered the question of that digest, for the next round's `advance`;
+    without, when a cell is no byte."""
+    return replace(rows, question=question, leaves=cells.view(np.uint8)) if cells.dtype == np.uint8 else rows
 
 
 def add_leaves(rows: RowState, trees: Sequence[Tree]) -> RowState:
