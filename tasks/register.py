@@ -18,6 +18,7 @@ from mintmark import mailbox
 from mintmark.campaign import learner_of, replay
 from mintmark.envelope import sign, verify
 from mintmark.evaluation import EvaluationReport
+from mintmark.models.linear import LinearState, coefficients_csv
 from mintmark.models.scikit_pipeline import TRUSTED_TYPES
 from mintmark.plan import Agreed, Campaign
 from tasks.coordinator import Coordinator
@@ -61,8 +62,10 @@ def register(
     else:
         _ensure_registered(client, name)
         run_id = _log_run(coordinator, client, artifact.campaign, model_digest, report, flow_run_page)
-        model = learner_of(artifact.campaign).finished(replay(artifact, coordinator.schema))
-        logged = _log_model(coordinator, run_id, model)
+        state = replay(artifact, coordinator.schema)
+        if isinstance(state, LinearState):
+            client.log_text(run_id, coefficients_csv(state), "coefficients.csv")
+        logged = _log_model(coordinator, run_id, learner_of(artifact.campaign).finished(state))
         tags = {_CAMPAIGN_TAG: campaign, _DIGEST_TAG: model_digest}
         version = client.create_model_version(
             name, logged.model_uri, run_id=run_id, tags=tags, model_id=logged.model_id

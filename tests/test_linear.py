@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from mintmark.messages import ModelArtifact
 from mintmark.models.bins import Bins, CategoryBins, NumberBins
 from mintmark.models.learner import NoisySum
 from mintmark.models.lightgbm_text import load
-from mintmark.models.linear import LinearState, LogisticRegression, coefficient_table
+from mintmark.models.linear import LinearState, LogisticRegression, coefficient_table, coefficients_csv
 from mintmark.models.logistic_step import (
     COEFFICIENT_BOUND,
     RIDGE,
@@ -184,18 +185,20 @@ def test_finished_model_predicts_what_the_learner_scores(
 
 def test_finished_model_is_stored_without_code() -> None:
     """skops asks to trust nothing but the type of numbers, and what it loads predicts the same."""
-    from skops import io
+    import skops.io
 
     table = build_table(SCHEMA, payments(600, seed=3))
     model = LEARNER.finished(train(exact(1, rounds=3), [table.train()]))
-    stored = io.dumps(model)
-    assert set(io.get_untrusted_types(data=stored)) <= set(TRUSTED_TYPES)
-    again = io.loads(stored, trusted=TRUSTED_TYPES)
+    stored = skops.io.dumps(model)
+    assert set(skops.io.get_untrusted_types(data=stored)) <= set(TRUSTED_TYPES)
+    again = skops.io.loads(stored, trusted=TRUSTED_TYPES)
     assert (again.predict_proba(_frame(table)) == model.predict_proba(_frame(table))).all()
 
 
 def test_every_coefficient_is_named() -> None:
     """The table's lines are the model: the intercept and the lines of a row's bins add up to its score."""
+    import pandas
+
     table = build_table(SCHEMA, payments(600, seed=3))
     state = train(exact(1, rounds=3), [table.train()])
     lines = {(line.feature, line.bin): line.log_odds for line in coefficient_table(state)}
@@ -207,6 +210,8 @@ def test_every_coefficient_is_named() -> None:
     assert load(LEARNER.export(state)).predict(row[None], raw_score=True)[0] == pytest.approx(expected)
     assert highest.startswith("over")
     assert len(lines) == 1 + sum(own.splits + 2 for own in state.bins)
+    table = pandas.read_csv(io.StringIO(coefficients_csv(state)))
+    assert dict(zip(zip(table.feature, table.bin.fillna(""), strict=True), table.log_odds, strict=True)) == lines
 
 
 def test_categories_are_named_by_their_words() -> None:

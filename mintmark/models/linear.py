@@ -143,6 +143,14 @@ def coefficient_table(state: LinearState) -> tuple[CoefficientRow, ...]:
     return tuple(rows)
 
 
+def coefficients_csv(state: LinearState) -> str:
+    """`coefficient_table` as CSV with the columns feature, bin, log_odds. Agreed words hold no line breaks."""
+    lines = [
+        f'{row.feature},"{row.bin.replace(chr(34), chr(34) * 2)}",{row.log_odds!r}' for row in coefficient_table(state)
+    ]
+    return "\n".join(["feature,bin,log_odds", *lines, ""])
+
+
 def _interval_labels(edges: Floats) -> list[str]:
     """
     >>> _interval_labels(np.array([0.5, 2.0]))
