@@ -21,7 +21,7 @@ from mintmark.models.bins import Bins, HistogramQuery, NumberBins
 from mintmark.models.boosting import HESSIAN, TreeQuery
 from mintmark.models.feature_trees import feature_trees
 from mintmark.models.learner import NoisySum, Query
-from mintmark.models.logistic_step import Coefficients, Slope, next_coefficients
+from mintmark.models.logistic_step import Coefficients, Slope, next_coefficients, present
 from mintmark.models.rows import RowState, leaves_of
 from mintmark.models.score_histogram import ScoreQuery, count_scores
 from mintmark.models.tree import Tree
@@ -116,9 +116,9 @@ class LogisticRegression:
             )
         if isinstance(query, ScoreQuery):
             return replace(after, scores=np.maximum(total.values[0, :, 0], 0.0).reshape(2, -1))
-        present = np.arange(query.cells) <= bins.split_counts(state.bins)[:, None] + 1  # beyond is nothing but noise
-        gradient, hessian = (np.where(present, total.values[..., column], 0.0) for column in (0, 1))
-        slopes = (*state.slopes, Slope(state.coefficients, gradient, hessian / HESSIAN, total.noise))
+        sums = total.values * present(state.bins, query.cells)[..., None]
+        gradient, hessian = sums[..., 0], sums[..., 1] / HESSIAN
+        slopes = (*state.slopes, Slope(state.coefficients, gradient, hessian, total.noise))
         return replace(after, slopes=slopes, coefficients=next_coefficients(state.bins, slopes))
 
     def export(self, state: LinearState) -> str:

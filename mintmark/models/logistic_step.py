@@ -7,11 +7,12 @@ Laplacian of their chain). Both grow with the noise and stay; without noise only
 
 A round shows gradient G and hessian H of every bin where the model stands. Centred by $m = \sum G / \sum H$, which the
 intercept takes, each feature has its own Newton direction $(\mathrm{diag}\,H + Q)^{-1} (G - m H + Q w)$. F features move
-at once and a row is in a bin of each, so the hessian is at most F times its diagonal blocks: a step of 1 / F never
-overshoots (Cauchy and Schwarz), and STEP / F is tempered by what earlier rounds showed: from the weighted mean of all
-points seen whose directions cancel best (Anderson acceleration, Walker and Ni 2011, "Anderson acceleration for
-fixed-point iterations"), regularised toward the newest point by the noise. No sum is thrown away, and a round that
-overshot visibly is taken back. Steps and coefficients are bounded besides.
+at once and a row is in a bin of each, so the whole hessian is at most F times its diagonal blocks (Cauchy and Schwarz),
+for features that are copies of each other: a step of 1 / F is safe for any, STEP / F for what data are like. It starts
+from the weighted mean of the last points whose directions cancel best (Anderson acceleration, Walker and Ni 2011,
+"Anderson acceleration for fixed-point iterations"), held to the newest point by the noise. So nothing that was released
+is lost, a step that overshot more than noise explains is taken back, and without noise seven rounds nearly converge.
+Steps and coefficients are bounded besides: whatever the sums hold, nothing diverges.
 """
 
 from __future__ import annotations
@@ -68,26 +69,30 @@ def next_coefficients(bins: Sequence[Bins], slopes: Sequence[Slope]) -> Coeffici
     [[0.0, -0.3, 0.5]]
     """
     seen = slopes[-MEMORY:]
+    weights = np.array([slope.at.weights for slope in seen])  # [k, F, W]
     hessian = np.maximum(np.mean([slope.hessian for slope in seen[-CURVATURE_MEMORY:]], axis=0), 0.0)
-    total = max(float(hessian.sum(axis=1).mean()), 1.0)
+    rows = max(float(hessian.sum(axis=1).mean()), 1.0)  # the hessian of the intercept: every row's
+    shifts = np.array([slope.gradient.sum() / len(bins) / rows for slope in seen])
     quadratic = penalty(bins, hessian.shape[1], pooled_noise([slope.noise for slope in slopes]))
-    shifts = np.array([slope.gradient.sum() / len(bins) / total for slope in seen])
-    weights = np.array([slope.at.weights for slope in seen])
+    inverse = np.linalg.inv(quadratic + hessian[..., None] * np.eye(hessian.shape[1]))
     gradients = np.array([slope.gradient for slope in seen]) - shifts[:, None, None] * hessian
     gradients += np.einsum("fij,kfj->kfi", quadratic, weights)
-    inverse = np.linalg.inv(quadratic + hessian[..., None] * np.eye(hessian.shape[1]))
     directions = np.einsum("fij,kfj->kfi", inverse, gradients)
-    products = np.einsum("ifw,jfw->ij", gradients, directions) + total * np.outer(shifts, shifts)
-    spread = float(np.trace(inverse, axis1=1, axis2=2).sum())
-    mix = mixture(products, spread * np.array([slope.noise**2 for slope in seen]))
-    intercept = float(mix @ [slope.at.intercept for slope in seen])
-    intercept -= float(np.clip(mix @ shifts, -STEP_BOUND, STEP_BOUND))
+    products = np.einsum("ifw,jfw->ij", gradients, directions) + rows * np.outer(shifts, shifts)
+    of_noise = float(np.diagonal(inverse, axis1=1, axis2=2)[present(bins, hessian.shape[1])].sum())
+    mix = mixture(products, of_noise * np.array([slope.noise**2 for slope in seen]))
     step = min(1.0, STEP / len(bins)) * np.tensordot(mix, directions, axes=1)
+    intercept = mix @ [slope.at.intercept for slope in seen] - np.clip(mix @ shifts, -STEP_BOUND, STEP_BOUND)
     after = np.tensordot(mix, weights, axes=1) - np.clip(step, -STEP_BOUND, STEP_BOUND)
     return Coefficients(
         float(np.clip(intercept, -INTERCEPT_BOUND, INTERCEPT_BOUND)),
         np.clip(after, -COEFFICIENT_BOUND, COEFFICIENT_BOUND),
     )
+
+
+def present(bins: Sequence[Bins], width: int) -> npt.NDArray[np.bool_]:
+    """[F, width]: which cells are bins of the feature; sums in the others are nothing but noise."""
+    return np.asarray(np.arange(width) < np.array([own.splits + 2 for own in bins])[:, None])
 
 
 def mixture(products: Floats, noise: Floats) -> Floats:
