@@ -158,7 +158,7 @@ def _campaign(
     console.print(f"  the campaign in Prefect: {flow_page}", highlight=False, soft_wrap=True)
     _start_comparison(group, consortium, environment)
     watch = CampaignWatch(coordinator.store, CAMPAIGN, consortium.banks, coordinator.signer.public_key)
-    rounds = _follow(console, group, endpoints, watch, flow_run, options.rounds)
+    rounds = _follow(console, group, endpoints, watch, flow_run, options)
     with console.status("comparing with each bank's own LightGBM and a centralised one"):
         baselines = _await_comparison(group, consortium)
     registered = read_registration(coordinator, CAMPAIGN)
@@ -176,12 +176,17 @@ def _campaign(
 
 
 def _follow(
-    console: Console, group: ProcessGroup, endpoints: Endpoints, watch: CampaignWatch, flow_run: UUID, last: int
+    console: Console,
+    group: ProcessGroup,
+    endpoints: Endpoints,
+    watch: CampaignWatch,
+    flow_run: UUID,
+    options: DemoOptions,
 ) -> list[RoundProgress]:
     """Print rounds as they close, until the campaign is finished. Raises `MintmarkError` when it fails."""
     from flows.deployments import campaign_state
 
-    told, deadline = 0, time.monotonic() + CAMPAIGN_DEADLINE_S
+    last, told, deadline = options.rounds, 0, time.monotonic() + CAMPAIGN_DEADLINE_S
     asked = time.monotonic()
     with console.status("waiting for the coordinator's flow to start") as status:
         while time.monotonic() < deadline:
@@ -190,7 +195,7 @@ def _follow(
                 if progress.manifest is None:
                     status.update(tell_open_round(progress, last, watch.banks))
                     break
-                tell_round(console, progress, last, watch.banks)
+                tell_round(console, progress, last, watch.banks, options.learner)
                 told += 1
             if told > last:
                 status.update("registering the model in MLflow")

@@ -12,7 +12,10 @@ from infra.embedded.progress import RoundProgress
 from mintmark.schema import FeatureSchema
 from mintmark.table import Columns
 
-WHAT_ROUNDS_DO = {0: "agree on bins", 1: "one tree a feature"}
+WHAT_ROUNDS_DO = {  # the first round after the bins, and the others
+    "guided_boosting": ("one tree a feature", "ten trees"),
+    "logistic_regression": ("first slopes", "slopes"),
+}
 
 
 def tell_banks(console: Console, schema: FeatureSchema, banks: Mapping[str, Columns]) -> None:
@@ -26,7 +29,7 @@ def tell_banks(console: Console, schema: FeatureSchema, banks: Mapping[str, Colu
     console.print(grid)
 
 
-def tell_round(console: Console, progress: RoundProgress, last: int, banks: tuple[str, ...]) -> None:
+def tell_round(console: Console, progress: RoundProgress, last: int, banks: tuple[str, ...], learner: str) -> None:
     """One closed round: whose update counts, whose does not and why."""
     manifest = progress.manifest
     assert manifest is not None
@@ -38,12 +41,19 @@ def tell_round(console: Console, progress: RoundProgress, last: int, banks: tupl
             words.append(f"[green]{bank} ✓[/green]")
         else:
             words.append(f"[yellow]{bank} {rejected.get(bank, 'late')}[/yellow]")
-    what = "evaluate" if progress.round == last else WHAT_ROUNDS_DO.get(progress.round, "ten trees")
+    what = _what_it_does(progress.round, last, learner)
     console.print(
         f"  round {progress.round:>2} of {last}  [dim]{manifest.seconds:>4.1f} s[/dim]  {what:<18}  {'  '.join(words)}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _what_it_does(round_: int, last: int, learner: str) -> str:
+    if round_ in (0, last):
+        return "evaluate" if round_ else "agree on bins"
+    first, others = WHAT_ROUNDS_DO.get(learner, ("learn", "learn"))
+    return first if round_ == 1 else others
 
 
 def tell_open_round(progress: RoundProgress, last: int, banks: tuple[str, ...]) -> str:
