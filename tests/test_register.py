@@ -17,7 +17,7 @@ from tasks.register import register
 
 
 def test_the_pipeline_is_registered_once_and_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One version under `challenger` however often it runs, no pickle, and the probabilities of the LightGBM text."""
+    """One version under `challenger` however often it runs, no pickle, coefficients beside it, the LightGBM text's scores."""
     import mlflow
     import pandas
 
@@ -35,4 +35,6 @@ def test_the_pipeline_is_registered_once_and_predicts(tmp_path: Path, monkeypatc
     frame = pandas.DataFrame(features, columns=list(SCHEMA.names))
     found = mlflow.pyfunc.load_model("models:/test-fraud@challenger").predict(frame)
     np.testing.assert_allclose(np.asarray(found)[:, 1], load(text).predict(features), atol=1e-9)
+    beside = {entry.path for entry in mlflow.MlflowClient().list_artifacts(registered.run_id)}
+    assert beside >= {"coefficients.csv", "curves.png"}
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".pkl", ".pickle")]
