@@ -14,19 +14,21 @@ LightGBM text is written here, from the released sums.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mintmark import mailbox
-from mintmark.campaign import learner_of, noise_for, replay
+from mintmark.campaign import learner_of, noise_for, replay, shape_of
 from mintmark.canonical import digest
 from mintmark.envelope import verify
 from mintmark.errors import ProtocolError
 from mintmark.mailbox import PLAN_KEY, ObjectStore
 from mintmark.messages import MAX_ARTIFACT_BYTES, ModelArtifact
+from mintmark.models.learner import Query
 from mintmark.models.lightgbm_text import load
-from mintmark.models.rows import code_table
+from mintmark.models.rows import RowState, code_table
 from mintmark.plan import MAX_PLAN_BYTES, PrivacyUnit, RoundPlan
 from mintmark.privacy.ledger import GENESIS
 from mintmark.privacy.mechanism import LATTICE, bounded_sum
@@ -125,33 +127,41 @@ def held_out_scores(shared: SharedModel, rows: Table, folds: npt.NDArray[np.int6
     r"""Raw scores [n] of the global model on the bank's own training rows `rows`, each from sums without the row's fold.
 
     The global model was trained once, with these rows in it, so its scores of them flatter it. The bank knows exactly what
-    each fold added to every round's sum, S_r, so it can take that out again, $S_r - S_r^{fold}$, and settle the same
-    questions anew: what the model would be without the fold, but for the fold's part in the bins and questions, and in
-    later rounds' gradients of other rows. It needs no further round and no further budget, and stays in the bank.
+    a fold added to every round's sums S, so it can take that out again and settle the same questions anew. From round to
+    round the model without the fold, $f'$, moves away from the published one, f, and the other rows would answer to that:
+    by as much as the fold's own answers change, times the others' share. With s(f) what the fold adds under a model and q
+    its share of the rows, $S' = S - s(f) + (1/q - 1) (s(f') - s(f))$. What stays is the fold's part in bins and structures.
+    It needs no further round and no further budget, and stays in the bank.
     """
     scores: Floats = np.empty(len(rows))
     for fold in range(int(folds.max()) + 1):
         held = rows.part(folds == fold)
-        text = _without(shared, held)
-        scores[folds == fold] = load(text).predict(held.features, raw_score=True)
+        scores[folds == fold] = load(_without(shared, held)).predict(held.features, raw_score=True)
     return scores
 
 
 def _without(shared: SharedModel, held: Table) -> str:
     """The model, settled from sums less what the rows `held` added to them."""
-    campaign, schema = shared.artifact.campaign, shared.schema
+    campaign = shared.artifact.campaign
     learner = learner_of(campaign)
     customers = held.customers if campaign.privacy.unit is PrivacyUnit.CUSTOMER else None
-    rows = code_table(held)
-    state = without = learner.start(campaign, schema)
+
+    def added(state: Any, query: Query, rows: RowState) -> Floats:
+        _, clipping_norm = noise_for(campaign, state.round, query)
+        total = bounded_sum(learner.contributions(state, query, rows), clipping_norm=clipping_norm, customers=customers)
+        return total.vector.reshape(shape_of(query)) / LATTICE
+
+    state = without = learner.start(campaign, shared.schema)
+    rows = rows_without = code_table(held)
+    others = 0.0  # rows, to one row held
     for number, total in enumerate(shared.artifact.history):
-        query, less = learner.query(state), total
-        if number:  # the bins of round 0 shape every later question, and stay
-            _, clipping_norm = noise_for(campaign, number, query)
-            rows = learner.advance(state, rows)
-            contributions = learner.contributions(state, query, rows)
-            added = bounded_sum(contributions, clipping_norm=clipping_norm, customers=customers).vector
-            less = replace(total, values=total.values - added.reshape(total.values.shape) / LATTICE)
-        without = learner.settle(without, query, less)
+        query, values = learner.query(state), total.values
+        rows, rows_without = learner.advance(state, rows), learner.advance(without, rows_without)
+        before = added(state, query, rows)
+        if number == 0:  # its bins shape every later question, and stay
+            others = max(float(values.sum() / before.sum()) - 1, 0.0)
+        else:
+            values = values - before + others * (added(without, query, rows_without) - before)
+        without = learner.settle(without, query, replace(total, values=values))
         state = learner.settle(state, query, total)
     return learner.export(without)
