@@ -46,7 +46,7 @@ SECRETS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "very-secret"}
 @pytest.mark.parametrize(
     ("module", "command"),
     [("flows.cli", c) for c in ("", "demo", "init", "enrol", "deploy")]
-    + [("bank_node.cli", c) for c in ("", "init", "work", "answer", "ledger")],
+    + [("bank_node.cli", c) for c in ("", "init", "work", "answer", "ledger", "personalise", "score", "explain")],
 )
 def test_help_teaches(module: str, command: str) -> None:
     """Every command explains itself and every option of it."""
