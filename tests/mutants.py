@@ -84,11 +84,6 @@ def not_charged() -> AbstractContextManager[object]:
     return patch.object(Ledger, "append", free)
 
 
-def rounded_up() -> AbstractContextManager[object]:
-    """Whole lattice steps are reached away from zero, so that a norm may grow by a step."""
-    return patch.object(np, "trunc", lambda values: np.copysign(np.ceil(np.abs(values)), values))
-
-
 MUTANTS: dict[str, Mutant] = {
     "half the noise": half_the_noise,
     "twice the sensitivity": lambda: clipped_at(2),
@@ -98,5 +93,5 @@ MUTANTS: dict[str, Mutant] = {
     "a customer counted twice": counted_twice,
     "seeded noise": seeded_noise,
     "a release not charged": not_charged,
-    "rounding away from zero": rounded_up,
+    "rounding that grows a norm": lambda: clipped_at(1 + 1e-7),  # by three lattice steps: no number of draws shows that
 }
