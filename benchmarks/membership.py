@@ -30,6 +30,7 @@ from scipy.stats import rankdata
 from mintmark.campaign import learner_of, noise_for, shape_of
 from mintmark.models import lightgbm_text
 from mintmark.models.learner import NoisySum
+from mintmark.models.rows import code_table
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
 from mintmark.privacy.accountant import total_mu
 from mintmark.privacy.mechanism import LATTICE, BoundedSum, Contributions, bounded_sum, release
@@ -105,13 +106,14 @@ def attack_campaign(
     outside = [one for one, kept in zip(candidates, inside, strict=True) if not kept]
     learner = learner_of(campaign)
     state = learner.start(campaign, table.schema)
+    train, test = code_table(table.train()), code_table(table.test_part())
     sums, rest = np.zeros(len(candidates)), np.zeros(len(candidates))
     for number in range(campaign.rounds + 1):
         query = learner.query(state)
         noise, norm = noise_for(campaign, number, query)
-        rows = table.test_part() if number == campaign.rounds else table.train()
+        train = learner.advance(state, train)
         original = table.customers[table.test if number == campaign.rounds else ~table.test]
-        given = learner.contributions(state, query, rows)
+        given = learner.contributions(state, query, test if number == campaign.rounds else train)
         total = _sum(given, original, ~np.isin(original, outside), norm)
         published = release(total, noise_scale=noise) if noise else total.vector
         drawn = (published - total.vector).astype(float)
