@@ -1,7 +1,7 @@
 """How far one unit moves every release a learner makes: by brute force over neighbouring small tables, in exact integers.
 
-From a bank's rows to the clipped sum, for each round of a campaign (histograms and counts, one tree a feature, random
-trees, score histograms), for both units, adding and removing.
+From a bank's rows to the clipped sum, for every learner and each round of a campaign (histograms and counts, one tree a
+feature or one bin, random trees, score histograms), for both units, adding and removing.
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ from consortium import SCHEMA, payments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mintmark.campaign import learner_of, noise_for, shape_of
+from mintmark.campaign import LEARNERS, noise_for, shape_of
 from mintmark.models.learner import NoisySum, Query
 from mintmark.models.rows import code_table
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
 from mintmark.privacy.mechanism import LATTICE, bounded_sum
 from mintmark.table import Table, build_table
 
-RELEASES = ("histograms", "bin trees", "random trees", "score histograms")
+ROUNDS = 3  # and the one that evaluates: each kind of question that a learner has
+RELEASES = [(learner, round_) for learner in LEARNERS for round_ in range(ROUNDS + 1)]
+Questions = dict[tuple[str, int], tuple[Any, Query]]
 
 
-def terms(clip: float, unit: PrivacyUnit) -> Campaign:
-    """A campaign of one bank whose four rounds are RELEASES."""
+def terms(learner: str, clip: float, unit: PrivacyUnit) -> Campaign:
+    """A campaign of one bank."""
     return Campaign(
         name="neighbours",
         seed=3,
-        learner="guided_boosting",
+        learner=learner,
         schema_digest=SCHEMA.digest(),
-        rounds=3,
+        rounds=ROUNDS,
         privacy=PrivacyTerms(epsilon=1.0, delta=1e-6, unit=unit, clip=clip),
         aggregation=AggregationTerms(rule="weighted_mean", banks=1),
         cohort=("bank-0",),
@@ -40,16 +42,16 @@ def terms(clip: float, unit: PrivacyUnit) -> Campaign:
 
 
 @pytest.fixture(scope="module")
-def questions() -> list[tuple[Any, Query]]:
-    """State and question of each round, from the sums of 400 other payments."""
-    campaign, rows = terms(1.0, PrivacyUnit.CUSTOMER), code_table(build_table(SCHEMA, payments(400, seed=6)).train())
-    learner, asked = learner_of(campaign), []
-    state = learner.start(campaign, SCHEMA)
-    for _ in RELEASES:
-        query = learner.query(state)
-        asked.append((state, query))
-        total = bounded_sum(learner.contributions(state, query, rows), clipping_norm=2**40).vector / LATTICE
-        state = learner.settle(state, query, NoisySum(total.reshape(shape_of(query)), 0.0))
+def questions() -> Questions:
+    """State and question of each learner's rounds, from the sums of 400 other payments."""
+    rows, asked = code_table(build_table(SCHEMA, payments(400, seed=6)).train()), {}
+    for name, learner in LEARNERS.items():
+        state = learner.start(terms(name, 1.0, PrivacyUnit.CUSTOMER), SCHEMA)
+        for round_ in range(ROUNDS + 1):
+            query = learner.query(state)
+            asked[name, round_] = state, query
+            total = bounded_sum(learner.contributions(state, query, rows), clipping_norm=2**40).vector / LATTICE
+            state = learner.settle(state, query, NoisySum(total.reshape(shape_of(query)), 0.0))
     return asked
 
 
@@ -78,20 +80,19 @@ def without(table: Table, rows: np.ndarray) -> Table:
 
 
 @pytest.mark.parametrize("unit", PrivacyUnit)
-@pytest.mark.parametrize("release", range(len(RELEASES)), ids=RELEASES)
+@pytest.mark.parametrize(("learner", "round_"), RELEASES)
 @settings(max_examples=15, deadline=None)
 @given(table=small_tables(), clip=st.sampled_from([0.01, 0.5, 0.999, 1.0, 2.5]))
 def test_one_unit_moves_a_release_no_further_than_is_charged(
-    questions: list[tuple[Any, Query]], release: int, unit: PrivacyUnit, table: Table, clip: float
+    questions: Questions, learner: str, round_: int, unit: PrivacyUnit, table: Table, clip: float
 ) -> None:
     """Any one customer, or transaction, there or not: the vectors' distance is at most the sensitivity, which is the
     plan's clipping norm. Which of the two tables is the neighbour does not matter to a distance."""
-    state, query = questions[release]
-    campaign = terms(clip, unit)
-    _, norm = noise_for(campaign, release, query)
+    state, query = questions[learner, round_]
+    _, norm = noise_for(terms(learner, clip, unit), round_, query)
 
     def released(rows: Table) -> np.ndarray:
-        contributions = learner_of(campaign).contributions(state, query, code_table(rows))
+        contributions = LEARNERS[learner].contributions(state, query, code_table(rows))
         groups = rows.customers if unit is PrivacyUnit.CUSTOMER else None
         total = bounded_sum(contributions, clipping_norm=norm, customers=groups)
         assert total.sensitivity == norm
