@@ -6,7 +6,8 @@ cache/<digest>.scores      scores of the training rows by one model, and their l
 
 It never leaves the bank, only its owner reads it, and losing it costs time and nothing else. The key names the schema,
 and the data file by its size, times and inode: another file is coded anew. Older files are deleted when new ones are
-written, so that there are three. Each begins with the SHA-256 of the rest; one that is cut or changed is not used.
+written, so that there are three. Each begins with the SHA-256 of its name and the rest: one that is cut, changed or
+renamed is not used.
 
     coded = coded_rows(home, schema, test=False)
     rows = with_scores(home, coded, artifact)    # as far as the newest scores here go
@@ -91,7 +92,7 @@ def keep_scores(home: Home, key: str, rows: RowState, artifact: ModelArtifact) -
     """Keep the rows' scores by the artifact's model, and their leaves in the trees it asks for, in place of all others."""
     name = _scores_name(key, artifact)
     if (rows.trees or rows.question) and not (home.cache / name).exists():
-        _forget(home, "*.scores")
+        _forget(home, "*.scores*")  # and what a crash left half written
         _keep(home, name, {"trees": rows.trees, "question": rows.question}, rows.score, rows.leaves)
 
 
@@ -134,7 +135,7 @@ def _keep(home: Home, name: str, facts: Mapping[str, int | str], *arrays: npt.ND
     payload = b"".join(parts)
     try:
         home.cache.mkdir(mode=0o700, exist_ok=True)
-        write_durably(home.cache / name, hashlib.sha256(payload).hexdigest().encode() + payload)
+        write_durably(home.cache / name, _seal(name, payload) + payload)
     except OSError as error:
         log.warning("the cache was not written (%s): the next round computes it again", type(error).__name__)
 
@@ -147,12 +148,17 @@ def _read(home: Home, name: str) -> tuple[dict[str, Any], memoryview] | None:
         data = (home.cache / name).read_bytes()
     except OSError:
         return None
-    payload = memoryview(data)[_DIGEST_CHARS:]
-    if data[:_DIGEST_CHARS] != hashlib.sha256(payload).hexdigest().encode():
+    if data[:_DIGEST_CHARS] != _seal(name, memoryview(data)[_DIGEST_CHARS:]):
         log.warning("a file of the cache is damaged; what it held is computed again")
         return None
     end = data.index(b"\n", _DIGEST_CHARS)
     return json.loads(data[_DIGEST_CHARS:end]), memoryview(data)[end + 1 :]
+
+
+def _seal(name: str, payload: bytes | memoryview) -> bytes:
+    whole = hashlib.sha256(name.encode())
+    whole.update(payload)
+    return whole.hexdigest().encode()
 
 
 def _forget(home: Home, pattern: str) -> None:

@@ -89,6 +89,25 @@ def test_leaves_are_fitted_to_the_rows_that_fall_in_them() -> None:
         np.testing.assert_allclose(total[slot], expected, atol=len(table) / LATTICE)
 
 
+def test_leaves_that_were_kept_give_the_same_scores() -> None:
+    """What `remember` keeps of an answer changes no bit of the next scores, and is not used for other trees."""
+    table, learner, campaign = build_table(SCHEMA, payments(500, seed=3)).train(), GuidedBoosting(), terms(1, rounds=4)
+    artifact, rows, plain = ModelArtifact(campaign), code_table(table), code_table(table)
+    for _ in range(4):
+        state = replay(artifact, SCHEMA)
+        query = learner.query(state)
+        rows, plain = learner.advance(state, rows), learner.advance(state, plain)
+        assert rows.score.tobytes() == plain.score.tobytes()
+        answer = learner.contributions(state, query, rows)
+        total = bounded_sum(answer, clipping_norm=2**40).vector.reshape(shape_of(query)) / LATTICE
+        artifact = ModelArtifact(campaign, (*artifact.history, NoisySum(total, 0.0)))
+        rows = learner.remember(rows, query, answer)
+    other = ModelArtifact(campaign.model_copy(update={"seed": 99}), artifact.history)
+    assert learner.advance(replay(other, SCHEMA), rows).score.tobytes() == (
+        learner.advance(replay(other, SCHEMA), plain).score.tobytes()
+    )
+
+
 def test_value_without_noise_is_the_newton_step() -> None:
     """One level, no noise: v = -G / (H + prior); with parents, the child corrects the parent's value."""
     parent, child = np.array([[[-6.0, 7.0]]]), np.array([[[-4.0, 3.0], [-2.0, 4.0]]])
