@@ -17,7 +17,7 @@ from tasks.register import register
 
 
 def test_the_pipeline_is_registered_once_and_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One version under `challenger` however often it runs, no pickle, coefficients beside it, the LightGBM text's scores."""
+    """One version under `challenger` however often it runs: no pickle, its coefficients beside it, the right scores."""
     import mlflow
     import pandas
 
