@@ -31,11 +31,11 @@ class Scorer:
 
     def own(self, features: Floats) -> Floats:
         """Raw scores [n] of the bank's own model."""
-        return _mean(self._own, features)
+        return mean_score(self._own, features)
 
     def shared(self, features: Floats) -> Floats:
         """Raw scores [n] of the global model."""
-        return _mean(self._shared, features)
+        return mean_score(self._shared, features)
 
     def raw(self, features: Floats) -> Floats:
         """Raw scores [n] of the deployed model, in log-odds."""
@@ -43,7 +43,7 @@ class Scorer:
 
     def shared_contributions(self, features: Floats) -> Floats:
         """What each feature adds to the global model's raw score: [n, F + 1], the last column the base."""
-        return _mean(self._shared, features, pred_contrib=True)
+        return mean_score(self._shared, features, pred_contrib=True)
 
     def contributions(self, features: Floats) -> Floats:
         """What each feature adds to the raw score: [n, F + 1], the last column the base; rows sum to the raw score.
@@ -63,15 +63,15 @@ class Scorer:
         """The three parts' scores [n], or contributions [n, F + 1]; zeros where the weight is 0."""
         own, shared, corrected = self.stack.weights
         nothing = np.zeros((len(features), features.shape[1] + 1) if pred_contrib else len(features))
-        shared_part = _mean(self._shared, features, pred_contrib=pred_contrib) if shared or corrected else nothing
+        shared_part = mean_score(self._shared, features, pred_contrib=pred_contrib) if shared or corrected else nothing
         return [
-            _mean(self._own, features, pred_contrib=pred_contrib) if own else nothing,
+            mean_score(self._own, features, pred_contrib=pred_contrib) if own else nothing,
             shared_part,
-            shared_part + _mean(self._corrections, features, pred_contrib=pred_contrib) if corrected else nothing,
+            shared_part + mean_score(self._corrections, features, pred_contrib=pred_contrib) if corrected else nothing,
         ]
 
 
-def _mean(boosters: Sequence[Any], features: Floats, *, pred_contrib: bool = False) -> Floats:
+def mean_score(boosters: Sequence[Any], features: Floats, *, pred_contrib: bool = False) -> Floats:
     """The boosters' mean raw score [n], or contributions [n, F + 1]."""
     how = {"pred_contrib": True} if pred_contrib else {"raw_score": True}
     values: Floats = np.mean([np.asarray(booster.predict(features, **how)) for booster in boosters], axis=0)

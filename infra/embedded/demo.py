@@ -1,7 +1,9 @@
 """`mintmark demo`: one campaign of a whole consortium on this machine, told as it happens, compared at the end.
 
 The report (`--report FILE`) holds: `auprc.local.<bank>`, `auprc.federated`, `auprc.central` (all on the pooled test
-rows), `epsilon.<bank>`, `rounds[]` with `round`, `accepted`, `rejected`, `late`, `seconds`, `model.uri`, `seconds.total`.
+rows), `auprc.own.<bank>` and `auprc.deployed.<bank>` (on each bank's own test rows), `gain.<bank>` with `low`, `high` (the
+95 % interval of deployed less own) and `keeps_own`, `epsilon.<bank>`, `rounds[]` with `round`, `accepted`, `rejected`,
+`late`, `seconds`, `model.uri`, `seconds.total`.
 """
 
 from __future__ import annotations
@@ -156,13 +158,15 @@ def _campaign(
     flow_run = start_campaign(endpoints.prefect_api, parameters)
     flow_page = f"{endpoints.prefect_ui}/runs/flow-run/{flow_run}"
     console.print(f"  the campaign in Prefect: {flow_page}", highlight=False, soft_wrap=True)
-    _start_comparison(group, consortium, environment)
+    _start_comparison(group, consortium, environment, options.rounds)
     watch = CampaignWatch(coordinator.store, CAMPAIGN, consortium.banks, coordinator.signer.public_key)
     rounds = _follow(console, group, endpoints, watch, flow_run, options)
-    with console.status("comparing with each bank's own LightGBM and a centralised one"):
+    with console.status("making what each bank deploys, and comparing"):
         baselines = _await_comparison(group, consortium)
     registered = read_registration(coordinator, CAMPAIGN)
+    gain = baselines.pop("gain")
     report = {
+        "gain": gain,
         "auprc": {**baselines, "federated": _federated_auprc(consortium, coordinator, watch)},
         "delta": watch.plan(0).campaign.privacy.delta,
         "epsilon": {bank: _epsilon(consortium.bank_home(bank), watch) for bank in consortium.banks},
@@ -244,11 +248,13 @@ def _round_entry(progress: RoundProgress) -> dict[str, Any]:
     }
 
 
-def _start_comparison(group: ProcessGroup, consortium: EmbeddedConsortium, environment: Mapping[str, str]) -> None:
-    """The baselines, in a process of their own beside the rounds."""
-    files = [f"{bank}={Home(consortium.bank_home(bank)).data}" for bank in consortium.banks]
+def _start_comparison(
+    group: ProcessGroup, consortium: EmbeddedConsortium, environment: Mapping[str, str], rounds: int
+) -> None:
+    """Baselines and deployed models, in a process of their own beside the rounds."""
+    homes = [str(consortium.bank_home(bank)) for bank in consortium.banks]
     output = str(consortium.state / "comparison.json")
-    command = [sys.executable, "-m", "infra.embedded.comparison", output, str(consortium.schema_file), *files]
+    command = [sys.executable, "-m", "infra.embedded.comparison", output, CAMPAIGN, str(rounds), *homes]
     group.start(COMPARISON, command, env=environment, job=True)
 
 

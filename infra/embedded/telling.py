@@ -62,6 +62,24 @@ def tell_open_round(progress: RoundProgress, last: int, banks: tuple[str, ...]) 
     return f"round {progress.round} of {last}: waiting for {', '.join(waiting) or 'the coordinator'}"
 
 
+def tell_deployed(console: Console, report: Mapping[str, Any]) -> None:
+    """What each bank gains by what it deploys: its own model and the federated one, combined inside the bank."""
+    console.print("AUPRC on each bank's own test rows")
+    grid = Grid()
+    for heading in ("bank", "own model", "deployed", "gain", "95 % interval"):
+        grid.add_column(heading, justify="left" if heading == "bank" else "right")
+    for bank, gain in report["gain"].items():
+        own, deployed = report["auprc"]["own"][bank], report["auprc"]["deployed"][bank]
+        figures = [f"{own:.3f}", f"{deployed:.3f}"]
+        if gain["keeps_own"]:
+            grid.add_row(bank, *figures, "", "keeps its own", style="dim")
+        else:
+            style = "green" if gain["low"] > 0 else ""
+            interval = f"{gain['low']:+.3f} to {gain['high']:+.3f}"
+            grid.add_row(bank, *figures, f"{100 * (deployed / own - 1):+.1f} %", interval, style=style)
+    console.print(grid)
+
+
 def tell_report(console: Console, report: Mapping[str, Any]) -> None:
     """The closing tables and links."""
     figures = report["auprc"]
@@ -80,6 +98,7 @@ def tell_report(console: Console, report: Mapping[str, Any]) -> None:
     add("federated, private", figures["federated"], "bold green")
     add("all rows in one place (not allowed)", figures["central"], "dim")
     console.print(grid)
+    tell_deployed(console, report)
     console.print(f"Epsilon spent by each bank (delta {report['delta']:g})", highlight=False)
     spent = Grid()
     for heading in ("bank", "epsilon", "took part in"):
