@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bank_node import child
 from bank_node.child import Child, PlanParameters, child_command, child_environment
 
 PLAN = PlanParameters(plan_key="public/campaigns/cards/plans/0000-00", plan_digest="0" * 64)
@@ -32,6 +33,44 @@ for _ in range(2):
 """
 
 
+SUMS = """
+import os, sys, threading
+import numpy as np
+from bank_node import local_round
+from mintmark.privacy.mechanism import Contributions, bounded_sum
+
+local_round.warm()
+loaded = set(sys.modules)
+table = Contributions(np.arange(60).reshape(3, 20) % 7, np.linspace(-1, 1, 20)[:, None], 7)
+if os.fork() == 0:
+    total = bounded_sum(table, clipping_norm=2**26, customers=np.arange(20) // 3).vector
+    print(total.tolist(), threading.active_count(), set(sys.modules) - loaded, flush=True)
+    os._exit(0)
+os.wait()
+print(bounded_sum(table, clipping_norm=2**26, customers=np.arange(20) // 3).vector.tolist(), 1, set())
+"""
+
+
+def test_a_fork_computes_what_its_parent_does() -> None:
+    """Compiled loops are warm in a fork: nothing more is imported, no thread starts, the sums are the same."""
+    import subprocess
+
+    run = subprocess.run([sys.executable, "-c", SUMS], capture_output=True, text=True, check=True, timeout=300)
+    fork, parent = run.stdout.splitlines()
+    assert fork == parent
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_compiled_code_is_kept_where_it_may_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool
+) -> None:
+    """Beside the package, or at the bank when the package is read-only."""
+    monkeypatch.setattr(os, "access", lambda *_: writable)
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    child._let_numba_write(tmp_path)
+    assert os.environ.pop("NUMBA_CACHE_DIR", "beside") == ("beside" if writable else str(tmp_path / "cache" / "numba"))
+
+
 def test_two_forks_draw_different_noise() -> None:
     """Forks of one warm process, after it has drawn itself, share no generator's state."""
     import subprocess
@@ -47,11 +86,11 @@ def test_one_warm_process_answers_many_plans(tmp_path: Path) -> None:
     """Plans sent back to back are all answered, by forks of one process that has no learning stack to load again."""
 
     async def scenario() -> tuple[list[str], bool]:
-        child = await Child.spawn(child_command(tmp_path), child_environment(os.environ))
+        warm = await Child.spawn(child_command(tmp_path), child_environment(os.environ))
         try:
-            return [(await child.answer(PLAN, 120)).event for _ in range(5)], child.alive
+            return [(await warm.answer(PLAN, 120)).event for _ in range(5)], warm.alive
         finally:
-            await child.end()
+            await warm.end()
 
     events, alive = asyncio.run(scenario())
     assert events == ["failed"] * 5  # the folder is empty: each job fails, and none takes the child along
