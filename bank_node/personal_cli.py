@@ -152,7 +152,7 @@ def _tell_comparison(console: Console, report: Any) -> None:
     console.print(grid)
     ahead = f"ahead in {100 * report.decided_by.ahead:.0f} % of the draws from the training rows"
     if report.keeps_own:
-        console.print(f"Nothing was gained for certain ({ahead}): this bank keeps its own model.", highlight=False)
+        console.print(f"Nothing was gained ({ahead}): this bank keeps its own model.", highlight=False)
     else:
         weights = ", ".join(f"{name} {weight:.2f}" for name, weight in report.weights.items())
         console.print(f"The stack is {ahead}. Weights: {weights}.", highlight=False)

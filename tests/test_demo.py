@@ -100,6 +100,7 @@ def test_whole_campaign_on_data_of_its_own(
     report = json.loads((tmp_path / "report.json").read_text())
     banks = ["bank-0", "bank-1", "bank-2"]
     assert sorted(report["auprc"]["local"]) == sorted(report["epsilon"]) == banks
+    assert sorted(report["auprc"]["own"]) == sorted(report["auprc"]["deployed"]) == sorted(report["gain"]) == banks
     assert 0 < report["auprc"]["federated"] <= 1
     assert 0 < report["auprc"]["central"] <= 1
     assert all(4.99 < epsilon <= 5 for epsilon in report["epsilon"].values())
