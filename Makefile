@@ -28,7 +28,8 @@ check: $(STAMP)  ## Style, types and the tests that start no server
 audit: $(STAMP)  ## Hold what a bank sends against what its ledger paid, and wrong variants too: var/audit.json
 	$(BIN)/python tests/audit.py
 
-benchmark: $(STAMP)  ## Measure rounds and memory; results go to var/benchmarks/
+benchmark: $(STAMP)  ## Measure rounds, memory, and what privacy costs in time; results go to var/benchmarks/
+	$(BIN)/python -m benchmarks.privacy_speed
 	$(BIN)/python -m benchmarks.rounds $(ARGS)
 
 benchmark-learning: $(STAMP)  ## Measure accuracy by epsilon, bank by bank (ARGS=--quick in minutes); goes on where it stopped

@@ -44,6 +44,12 @@ class RowState:
     question: str = ""
     leaves: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0), np.uint8))
 
+    def __post_init__(self) -> None:
+        # Compiled loops read these arrays without checking their ends.
+        lengths = {self.codes.shape[1], len(self.labels), len(self.customers), len(self.score)}
+        if len(lengths) > 1:
+            raise ValueError(f"expected codes, labels, customers and scores of one length, got {sorted(lengths)}")
+
     def __len__(self) -> int:
         return len(self.labels)
 
