@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 from functools import partial
@@ -15,11 +16,12 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from bank_node.own_model import Effort
 from benchmarks.learning import banks, tuning
 from benchmarks.learning.__main__ import Grid
-from benchmarks.learning.cells import POOLED, CellStore, Defaults, Record, compute
+from benchmarks.learning.cells import DELTA, POOLED, CellStore, Defaults, Record, compute
 from benchmarks.learning.datasets import BenchmarkSet, pooled, split_set
 from benchmarks.learning.figures import figures, interval, resampled_auprc
 from benchmarks.learning.plots import draw_plots
 from benchmarks.learning.report import markdown, print_report, select, summarise, tables
+from flows.campaign import CLIP, run_campaign
 from mintmark.synthetic import simulate
 
 
@@ -78,6 +80,17 @@ def test_tuning_looks_at_training_customers_only(data: BenchmarkSet) -> None:
     assert one == again
 
 
+def test_campaigns_are_those_of_the_product() -> None:
+    """The benchmark's campaigns have the defaults that a campaign of the product has."""
+    offered = {name: parameter.default for name, parameter in inspect.signature(run_campaign.fn).parameters.items()}
+    defaults = Defaults()
+    assert (defaults.learner, defaults.rounds, defaults.rule) == (
+        offered["learner"], offered["rounds"], offered["rule"]
+    )  # fmt: skip
+    assert (defaults.unit, DELTA) == (offered["privacy_unit"], offered["delta"])
+    assert defaults.clip == CLIP[defaults.unit]
+
+
 def test_cells_become_a_report(data: BenchmarkSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every method, bank and epsilon has its record; cells are kept; means, shares and gains add up; all is told."""
     tuned = tmp_path / "tuned.json"
@@ -90,8 +103,8 @@ def test_cells_become_a_report(data: BenchmarkSet, tmp_path: Path, monkeypatch: 
         assert all(store.has(needed) for needed in cell.needs)
         compute(cell, data, store, Defaults(rounds=3))
     records: list[Record] = [record for cell in cells if cell.kind != "tuned" for record in store.read(cell)]
-    # places, times: own, average, central, federated at both epsilons, deployed at 4; without noise for one seed only
-    assert len(records) == 3 * (2 * (3 + 2 + 1) + 1)
+    # places, times: own, average, central, both learners at both epsilons, deployed at 4; without noise for one seed
+    assert len(records) == 3 * (2 * (3 + 4 + 1) + 1)
 
     summary = json.loads(json.dumps(summarise(records)))
     (federated,) = select(summary["figures"], method="federated", epsilon=4.0, where=POOLED)

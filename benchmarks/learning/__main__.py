@@ -10,11 +10,12 @@ where it stopped. Results: var/benchmarks/learning.json and var/benchmarks/learn
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
+import math
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from mintmark.errors import MintmarkError
 EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0, None)
 QUICK_EPSILONS = (1.0, 4.0, None)
 MAIN_EPSILONS = (1.0, 4.0)
+GLOBAL = ("federated", "linear")
 SEEDS = 5
 TARGET = Path("var/benchmarks")
 
@@ -47,19 +49,23 @@ class Grid:
     seeds: int
 
     def cells(self) -> list[Cell]:
-        """In the order in which they should be computed: the first seed of every set whole before the next."""
-        order = sorted(self.sets, key=lambda name: ("sparkov", "simulator", "uci_default").index(name))
-        cells = [Cell(0, name, "tuned") for name in order]
-        for seed, name in itertools.product(range(self.seeds), order):
-            cells += [Cell(seed, name, "own"), Cell(seed, name, "central")]
-            cells += [Cell(seed, name, "federated", epsilon) for epsilon in self.epsilons]
-            shown = [epsilon for epsilon in self.epsilons if seed == 0 or epsilon in MAIN_EPSILONS]
-            cells += [Cell(seed, name, "deployed", epsilon) for epsilon in shown]
-        return cells
+        """In the order in which they should be computed: what is cheap, then seed by seed, then the rest."""
+        sets = [name for name in ("sparkov", "simulator", "uci_default") if name in self.sets]
+        every = [(seed, name) for seed in range(self.seeds) for name in sets]
+        cells = [Cell(0, name, "tuned") for name in sets]
+        cells += [Cell(*pair, kind, budget) for pair in every for kind in GLOBAL for budget in self.epsilons]
+        for pair in every:
+            cells += [Cell(*pair, "own"), Cell(*pair, "central")]
+            cells += [Cell(*pair, "deployed", budget) for budget in self.epsilons if budget in MAIN_EPSILONS]
+        others = [budget for budget in self.epsilons if budget not in MAIN_EPSILONS]
+        return cells + [Cell(0, name, "deployed", budget) for name in sets for budget in others]
 
 
-def run(grid: Grid, data: Path, store: CellStore, jobs: int, console: Console) -> list[Record]:
-    """Compute what is missing and return all records of the grid."""
+def run(
+    grid: Grid, data: Path, store: CellStore, console: Console, *, jobs: int, minutes: float = math.inf
+) -> list[Record]:
+    """Compute what is missing, beginning nothing new after so many minutes; return the records of all finished cells."""
+    stop_at = time.monotonic() + 60 * minutes
     cells = grid.cells()
     missing = [cell for cell in cells if not store.has(cell)]
     for name in {cell.set for cell in missing}:
@@ -68,20 +74,20 @@ def run(grid: Grid, data: Path, store: CellStore, jobs: int, console: Console) -
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} cells"))
     with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[left]}"), console=console) as progress:
         bar = progress.add_task("measuring", total=len(cells), completed=len(cells) - len(missing), left="")
-        for cell in _computed(missing, store, jobs):
+        for cell in _computed(missing, store, jobs, stop_at):
             progress.console.print(f"  {cell.name:<40}{store.seconds(cell):7.1f} s", highlight=False)
             progress.update(bar, advance=1, left=_estimate(cells, store, jobs))
-    return [record for cell in cells if cell.kind != "tuned" for record in store.read(cell)]
+    return [record for cell in cells if cell.kind != "tuned" and store.has(cell) for record in store.read(cell)]
 
 
-def _computed(cells: Sequence[Cell], store: CellStore, jobs: int) -> Iterable[Cell]:
+def _computed(cells: Sequence[Cell], store: CellStore, jobs: int, stop_at: float) -> Iterable[Cell]:
     """Each cell once it is finished, in forked processes that share the loaded rows; a cell waits for what it needs."""
     waiting, running = list(cells), dict[Future[None], Cell]()
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
         try:
-            while waiting or running:
+            while running or (waiting and time.monotonic() < stop_at):
                 ready = [cell for cell in waiting if all(store.has(needed) for needed in cell.needs)]
-                for cell in ready[: jobs - len(running)]:
+                for cell in ready[: jobs - len(running)] if time.monotonic() < stop_at else ():
                     waiting.remove(cell)
                     running[pool.submit(_compute, cell, store)] = cell
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -124,7 +130,8 @@ def main() -> None:
     parser.add_argument("--epsilons", nargs="+", type=_epsilon, help="numbers, or none", metavar="EPSILON")
     parser.add_argument("--seeds", type=int, help=f"how many, {SEEDS} unless given")
     parser.add_argument("--data-dir", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="processes of one core each")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="then report what is finished")
     parser.add_argument("--quick", action="store_true", help="epsilon 1, 4 and none; one seed")
     parser.add_argument("--markdown", type=Path, help="also write the section for docs/benchmarks.md here")
     options = parser.parse_args()
@@ -133,7 +140,8 @@ def main() -> None:
     grid = Grid(tuple(options.sets), tuple(epsilons), options.seeds or (1 if options.quick else SEEDS))
     console = Console()
     try:
-        records = run(grid, options.data_dir, CellStore(TARGET / "learning"), options.jobs, console)
+        store = CellStore(TARGET / "learning")
+        records = run(grid, options.data_dir, store, console, jobs=options.jobs, minutes=options.minutes)
     except MintmarkError as error:
         sys.exit(
             f"{error}\nGive the folder of the two shared sets with --data-dir, or leave them out: --sets simulator"

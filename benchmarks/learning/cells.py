@@ -3,7 +3,7 @@
     tuned       what every bank's own search chooses; once a set
     own         the banks' own models, and the average of their log-odds
     central     one model of all rows in one place
-    federated   the global model of a campaign
+    federated   the global model of a campaign; linear: the same with logistic regression as the learner
     deployed    what each bank makes of its own model and the global one
 
 A cell is a list of records, one a method and place (a bank, or all banks' rows pooled), and lies under the digest of the
@@ -16,7 +16,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from benchmarks.learning.figures import figures, resampled_auprc
 from mintmark.campaign import learner_of
 from mintmark.messages import ModelArtifact
 from mintmark.models import lightgbm_text
+from mintmark.models.boosting import GuidedBoosting
+from mintmark.models.linear import LogisticRegression
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
 from mintmark.privacy.ledger import write_durably
 from mintmark.simulation import seeded_gaussian, simulate_rounds
@@ -38,7 +40,7 @@ Record = dict[str, Any]
 
 DELTA = 1e-6
 POOLED = "pooled"
-WITH_BUDGET = ("federated", "deployed")
+WITH_BUDGET = ("federated", "linear", "deployed")
 ROOT = Path(__file__).parents[2]
 _ROWS = ("benchmarks/learning/datasets.py", "benchmarks/learning/cells.py", "benchmarks/learning/figures.py")
 _ROWS = (*_ROWS, "mintmark/table.py", "mintmark/synthetic.py", "examples/*.toml")
@@ -49,6 +51,7 @@ CODE = {  # what decides the figures of a cell, by its kind
     "own": (*_ROWS, *_OWN),
     "central": (*_ROWS, *_CENTRAL),
     "federated": (*_ROWS, "mintmark/**/*.py"),
+    "linear": (*_ROWS, "mintmark/**/*.py"),
     "deployed": (*_ROWS, *_OWN, "mintmark/**/*.py", "bank_node/*.py"),
 }
 
@@ -81,9 +84,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What every campaign here works under: the product's defaults."""
+    """What every campaign here works under: the defaults of `flows.campaign`."""
 
-    learner: str = "guided_boosting"
+    learner: str = GuidedBoosting.name
     rounds: int = 8
     clip: float = 0.5
     unit: PrivacyUnit = PrivacyUnit.CUSTOMER
@@ -127,6 +130,8 @@ def compute(cell: Cell, data: BenchmarkSet, store: CellStore, defaults: Defaults
             records = _central(cell, data)
         case "federated":
             records = _federated(cell, data, store, defaults)
+        case "linear":
+            records = _federated(cell, data, store, replace(defaults, learner=LogisticRegression.name))
         case _:
             records = _deployed(cell, data, store)
     store.write(cell, list(records), time.monotonic() - started)
@@ -167,7 +172,7 @@ def _federated(cell: Cell, data: BenchmarkSet, store: CellStore, defaults: Defau
     store.path(cell, ".model").write_bytes(last.artifact.encode())
     booster = lightgbm_text.load(learner_of(campaign).export(last.state))
     scores = {bank: booster.predict(rows.features, raw_score=True) for bank, rows in data.held_out.items()}
-    return _records(cell, data, "federated", scores)
+    return _records(cell, data, cell.kind, scores)
 
 
 def _deployed(cell: Cell, data: BenchmarkSet, store: CellStore) -> Iterable[Record]:

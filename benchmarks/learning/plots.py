@@ -13,7 +13,14 @@ from benchmarks.learning.report import METHODS, SHOWN_GAINS, WITH_BUDGET, Record
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {"own": "#8c8c8c", "average": "#b08d57", "federated": "#2a6f97", "deployed": "#c1440e", "central": "#222222"}
+COLOURS = {
+    "own": "#8c8c8c",
+    "average": "#b08d57",
+    "federated": "#2a6f97",
+    "linear": "#89b6cf",
+    "deployed": "#c1440e",
+    "central": "#222222",
+}
 
 
 def draw_plots(summary: Summary, folder: Path) -> Iterable[Path]:

@@ -24,6 +24,7 @@ METHODS = {
     "own": "own models",
     "average": "their logit average",
     "federated": "federated",
+    "linear": "logistic regression",
     "deployed": "deployed",
     "central": "centralised",
 }
@@ -144,9 +145,10 @@ def _by_method(pooled: list[Record], budgets: list[float]) -> tuple[list[str], l
         for rank in budgets if method in WITH_BUDGET else budgets[:1]:
             if entry := _at(pooled, method, rank):
                 named = f"{text}, {_label(rank)}" if method in WITH_BUDGET else text
-                share = f"{entry['auprc'] / whole['auprc']:.0%}" if whole else "-"
-                rows.append([named, _mean(entry, "auprc"), share, *(_number(entry[name]) for name in OTHERS)])
-    return ["", "AUPRC", "share", *OTHERS.values()], rows
+                share = f"{100 * entry['auprc'] / whole['auprc']:.0f} %" if whole else "-"
+                others = [_number(entry[name]) for name in OTHERS]
+                rows.append([named, _mean(entry, "auprc"), share, *others, str(entry["seeds"])])
+    return ["", "AUPRC", "share", *OTHERS.values(), "seeds"], rows
 
 
 def _by_bank(figures: list[Record], rank: float) -> tuple[list[str], list[list[str]]]:
