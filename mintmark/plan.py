@@ -92,8 +92,9 @@ class PrivacyTerms(Agreed):
 class AggregationTerms(Agreed):
     """The rule, and how many liars it must stand. Feasibility is checked here, once, and never clamped later.
 
-    `banks` is n, `byzantine` is f. `trim` is the share of the weight that the trimmed mean cuts from each side.
-    Raises `AggregationError` with both numbers when the rule cannot stand f of n.
+    `rule` is a chain by name (`mintmark.aggregation.rules`), `banks` is n, `byzantine` is f. `trim`, for the trimmed mean
+    only, is the share of the weight it cuts from each side; at 0 it cuts what the f heaviest banks hold.
+    Raises `AggregationError` with both numbers when the chain cannot stand f of n.
     """
 
     rule: str
@@ -103,8 +104,13 @@ class AggregationTerms(Agreed):
 
     @model_validator(mode="after")
     def _feasible(self) -> Self:
-        check_feasible(self.rule, self.banks, self.byzantine, self.trim)
+        check_feasible(self.chain, self.banks, self.byzantine)
         return self
+
+    @property
+    def chain(self) -> str:
+        """The rule's full name, its trim included."""
+        return f"{self.rule}:{self.trim}" if self.trim else self.rule
 
 
 class Campaign(Agreed):
@@ -135,7 +141,7 @@ class Campaign(Agreed):
         # A round may settle with as few as the quorum, and all liars among them.
         terms = self.aggregation
         try:
-            check_feasible(terms.rule, self.quorum, terms.byzantine, terms.trim)
+            check_feasible(terms.chain, self.quorum, terms.byzantine)
         except AggregationError as error:
             raise AggregationError(f"campaign {self.name}, a quorum of {self.quorum} updates: {error}") from None
         return self

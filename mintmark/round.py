@@ -210,5 +210,5 @@ def settle(
     sizes = np.array([bands[update.bank] for update in closed.accepted], dtype=np.float64)
     updates = np.array([update.sums for update in closed.accepted], dtype=np.float64) / LATTICE
     terms = plan.campaign.aggregation
-    total = combine(terms.rule, terms.trim, sizes=sizes, updates=updates, noise=plan.noise_scale / LATTICE)
+    total = combine(terms.chain, terms.byzantine, sizes=sizes, updates=updates, noise=plan.noise_scale / LATTICE)
     return NoisySum(total.vector.reshape(query_shape), total.noise), total.shares

@@ -227,7 +227,7 @@ def changed_campaign(**changes: object) -> dict[str, object]:
         with_header({"campaign": None, "rounds": 0}),
         with_header({"campaign": [CAMPAIGN_JSON], "rounds": 0}),
         with_header({"campaign": changed_campaign(byzantine=2), "rounds": 0}),  # infeasible
-        with_header({"campaign": changed_campaign(rule="krum"), "rounds": 0}),
+        with_header({"campaign": changed_campaign(rule="mode"), "rounds": 0}),
         with_header([]),
         with_header("model"),
         with_header(7),
