@@ -161,7 +161,7 @@ def _median_rows(mixture: Mixture, shares: Floats) -> Floats | None:
     pulls = np.where(same, 0.0, shares / np.where(same, 1.0, distances))
     pulls[np.diag_indices_from(pulls)] -= pulls.sum(axis=1)
     across = np.einsum("ki,ij->kj", pulls, mixture.products[:-1, :-1])
-    force = np.sqrt(np.maximum((across * pulls).sum(axis=1), 0.0))
+    force: Floats = np.sqrt(np.maximum((across * pulls).sum(axis=1), 0.0))
     medians = force <= (same * shares).sum(axis=1) + _ROUNDING
     return np.asarray(shares * medians / (shares * medians).sum()) if medians.any() else None
 

@@ -71,7 +71,8 @@ def bulyan(updates: Updates | Mixture, weights: Floats | None, f: int) -> Aggreg
     """
     mixture = mixture_of(updates)
     count = len(mixture)
-    left, chosen = np.arange(count), []
+    left = np.arange(count)
+    chosen: list[int] = []
     while len(chosen) < count - 2 * f:
         near = np.sort(mixture.distances[np.ix_(left, left)], axis=1)[:, 1 : count - f - 1]
         best = int(np.argmin(near.sum(axis=1)))
