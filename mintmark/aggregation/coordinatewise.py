@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mintmark.aggregation.mixture import Aggregate, Floats, Mixture, Updates, mixture_of, normalised
+from mintmark.aggregation.mixture import BLOCK, Aggregate, Floats, Mixture, Updates, mixture_of, normalised
 from mintmark.errors import AggregationError
 
 _ROUNDING = 1e-9  # of the weight: a smaller part of a bank is a rounding error of the cut, and would let 1e300 in
@@ -137,16 +137,17 @@ def _equal_trimmed_mean(mixture: Mixture, cut: float) -> Aggregate:
     rank = _inside(np.full((1, count), 1 / count), cut)[0]
     used = np.flatnonzero(rank)
     low, high = int(used[0]), int(used[-1])
-    rank = rank[low : high + 1]
+    rank = rank[low : high + 1].astype(mixture.dtype)
     vector = np.empty(mixture.source.updates.shape[1])
     inside = np.zeros(count, dtype=np.int64)
+    scratch = np.empty(BLOCK * count, dtype=mixture.dtype)
     for at, block in mixture.blocks():
-        columns = np.ascontiguousarray(block.T)
+        columns = scratch[: block.size].reshape(-1, count)
+        columns[...] = block.T
         columns.sort(axis=1)
-        kept = columns[:, low : high + 1].astype(np.float64)
-        kept *= rank
-        vector[at] = kept.sum(axis=1)
-        inside += np.count_nonzero((block >= columns[:, low]) & (block <= columns[:, high]), axis=1)
+        vector[at] = np.einsum("cr,r->c", columns[:, low : high + 1], rank)
+        within = (block >= columns[:, low].copy()) & (block <= columns[:, high].copy())
+        inside += [np.count_nonzero(row) for row in within]
     return mixture.aggregate(vector, mixture.shares_of(inside / inside.sum()), {})
 
 

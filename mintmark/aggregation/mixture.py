@@ -9,8 +9,8 @@ so that a chain of any length reads the [n, d] updates twice and holds [n, n] nu
 So inner products are taken of whole numbers: every block of a row is rounded to 21 bits below its largest entry (float64
 rows keep 21 more), and sums of such products are exact in whatever order. Everything else adds in numpy's own order.
 
-**Nothing overflows.** Rows are scaled by the median row's largest entry; one that is 2^300 times longer is pulled in to
-that. They are centred at their mean or, where a far row drags it off, at the row nearest to the others, so that liars
+**Nothing overflows.** Where rows leave the range of numbers whose squares are numbers, they are scaled by the median row's
+largest entry, and one that is 2^300 times longer is pulled in to that. Rows are centred at their mean or, where a far row drags it off, at the row nearest to the others, so that liars
 cost no digits.
 """
 
@@ -31,6 +31,7 @@ Updates = npt.NDArray[np.floating[Any]]
 
 BLOCK = 2048  # coordinates at once; products of 21-bit numbers add up exactly to this length: 2 * 21 + 11 = 53
 _BITS = 21
+_RANGE = 600  # binary orders of magnitude of a squared length, either way, that need no scaling
 _PULL = 300  # binary orders of magnitude above the median row
 _ADDED_AT_ONCE = 16  # float32 rows added in float32, before they go into a float64 sum
 
@@ -61,90 +62,113 @@ class Rows:
         return len(self.order)
 
     def blocks(self, length: int = BLOCK) -> Iterator[tuple[slice, Updates]]:
-        """Blocks [n, <= length] of coordinates, each a copy. Raises `AggregationError` for a value that is not finite."""
-        for at, block in self._raw_blocks(length):
-            if not np.isfinite(block).all():
+        """Blocks [n, <= length] of coordinates, each a copy that the next one overwrites. Raises `AggregationError` for a
+        value that is not finite."""
+        nothing = np.zeros(length, dtype=self.updates.dtype)
+        for at, block in self._copies(length):
+            with np.errstate(invalid="ignore"):
+                sums = block @ nothing[: block.shape[1]]  # 0 times infinity or NaN is NaN
+            if not (sums == 0).all():
                 raise AggregationError("expected finite updates, got NaN or infinity")
             yield at, block
 
-    def _raw_blocks(self, length: int) -> Iterator[tuple[slice, Updates]]:
+    def _copies(self, length: int) -> Iterator[tuple[slice, Updates]]:
+        whole = np.empty((len(self), min(length, self.updates.shape[1])), dtype=self.updates.dtype)
+        for at in self._slices(length):
+            block = whole if at.stop - at.start == whole.shape[1] else whole[:, : at.stop - at.start].copy()
+            self.updates[:, at].take(self.order, axis=0, out=block, mode="clip")  # "raise" would copy once more
+            yield at, block
+
+    def _slices(self, length: int) -> Iterator[slice]:
         for start in range(0, self.updates.shape[1], length):
-            at = slice(start, min(start + length, self.updates.shape[1]))
-            yield at, self.updates[:, at].take(self.order, axis=0)
+            yield slice(start, min(start + length, self.updates.shape[1]))
 
     def combination(self, coefficients: Floats) -> Floats:
         """coefficients @ updates, in one pass: [n] -> [d]. Raises `AggregationError` when the result is not finite."""
-        single = self.updates.dtype == np.float32
         own = coefficients.astype(self.updates.dtype)
+        in_place = self.updates.flags.c_contiguous and bool((self.order == np.arange(len(self))).all())
+        added_at_once = _ADDED_AT_ONCE if self.updates.dtype == np.float32 else len(self)
         vector = np.empty(self.updates.shape[1])
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            for at, block in self._raw_blocks(4 * BLOCK):
-                if single:
-                    vector[at] = 0.0
-                    for first in range(0, len(own), _ADDED_AT_ONCE):
-                        some = slice(first, first + _ADDED_AT_ONCE)
-                        vector[at] += np.einsum("n,nc->c", own[some], block[some])
-                else:
-                    vector[at] = np.einsum("n,nc->c", own, block)
+            blocks = ((at, self.updates[:, at]) for at in self._slices(8 * BLOCK))
+            for at, block in blocks if in_place else self._copies(BLOCK):
+                total = np.zeros(block.shape[1])
+                for first in range(0, len(self), added_at_once):
+                    some = slice(first, first + added_at_once)
+                    total += np.einsum("n,nc->c", own[some], block[some])
+                vector[at] = total
         if not np.isfinite(vector).all():
             raise AggregationError("expected finite updates whose sum stays finite, got NaN or infinity")
         return vector
 
-    @cached_property
-    def _largest_exponents(self) -> npt.NDArray[np.int64]:
-        """Binary exponents [n] of every row's largest entry (1 above 2^exponent is never reached)."""
-        largest = np.zeros(len(self))
-        for _, block in self.blocks(4 * BLOCK):
-            np.maximum(largest, np.maximum(block.max(axis=1), -block.min(axis=1)), out=largest)
-        return np.where(largest > 0, np.frexp(largest)[1], -1000).astype(np.int64)
-
-    @cached_property
-    def _unit_exponent(self) -> int:
-        return max(int(np.sort(self._largest_exponents)[(len(self) - 1) // 2]), -1000)
+    @property
+    def products(self) -> Floats:
+        """Inner products [n + 1, n + 1], over unit^2, of the rows and (last) the zero vector, all less one centre."""
+        return self._scaled[0]
 
     @property
     def unit(self) -> float:
-        """What 1 in `products` is worth, squared there: a power of two."""
-        return float(np.ldexp(1.0, self._unit_exponent))
+        """What 1 in the square root of `products` is worth: a power of two."""
+        return self._scaled[1]
 
-    @cached_property
+    @property
     def pull(self) -> Floats:
         """Powers of two [n], 1 but for monstrous rows, that these are multiplied by before anything looks at them."""
-        excess = self._largest_exponents - self._unit_exponent - _PULL
-        return np.ldexp(1.0, -np.maximum(excess, 0))
+        return self._scaled[2]
 
     @cached_property
-    def products(self) -> Floats:
-        """Inner products [n + 1, n + 1], over unit^2, of the rows and (last) the zero vector, all less one centre."""
-        products = self._products(None)
+    def _scaled(self) -> tuple[Floats, float, Floats]:
+        ones = np.ones(len(self))
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            products = self._centred_products(ones, ones)
+        lengths = np.diag(products)[:-1]
+        if (lengths > 2.0**-_RANGE).all() and (lengths < 2.0**_RANGE).all():
+            return products, 1.0, ones
+        exponents = self._largest_exponents()
+        unit = max(int(np.sort(exponents)[(len(self) - 1) // 2]), -1000)
+        excess = np.maximum(exponents - unit - _PULL, 0)
+        # In two factors: one may leave the range of a float64 where the scaled row does not.
+        lift = -unit - excess
+        first, second = np.ldexp(1.0, lift // 2), np.ldexp(1.0, lift - lift // 2)
+        return self._centred_products(first, second), float(np.ldexp(1.0, unit)), np.ldexp(1.0, -excess)
+
+    def _centred_products(self, first: Floats, second: Floats) -> Floats:
+        products = self._products(first, second, None)
         near = np.sort(squared_distances(products)[:-1, :-1], axis=1)[:, len(self) // 2]
         if np.median(near) < 2.0**-10 * np.median(np.diag(products)[:-1]):
-            products = self._products(int(np.argmin(near)))
+            products = self._products(first, second, int(np.argmin(near)))
         return products
 
-    def _products(self, centre: int | None) -> Floats:
+    def _products(self, first: Floats, second: Floats, centre: int | None) -> Floats:
         count = len(self) + 1
         total = np.zeros((count, count))
-        # Exponents apart: the factor itself may leave the range of a float64 where the scaled row does not.
-        lift = -self._unit_exponent - np.maximum(self._largest_exponents - self._unit_exponent - _PULL, 0)
-        first, second = np.ldexp(1.0, lift // 2), np.ldexp(1.0, lift - lift // 2)
-        single = self.updates.dtype == np.float32
+        scaled = not ((first == 1).all() and (second == 1).all())
+        fine = self.updates.dtype != np.float32
+        scratch, spare = np.empty((2, count * BLOCK))
         for _, block in self.blocks():
-            rows = np.empty((count, block.shape[1]))
-            np.multiply(block, first[:, None], out=rows[:-1])
-            rows[:-1] *= second[:, None]
-            rows[-1] = 0.0
+            rows = scratch[: count * block.shape[1]].reshape(count, -1)
+            rows[:-1], rows[-1] = block, 0.0
+            if scaled:
+                rows[:-1] *= first[:, None]
+                rows[:-1] *= second[:, None]
             rows -= rows[:-1].mean(axis=0) if centre is None else rows[centre].copy()
-            total += exact_products(rows, fine=not single)
+            total += exact_products(rows, spare[: rows.size].reshape(rows.shape), fine=fine)
         return total
 
+    def _largest_exponents(self) -> npt.NDArray[np.int64]:
+        """Binary exponents [n] of every row's largest entry, which is below 2^exponent."""
+        largest = np.zeros(len(self))
+        for _, block in self.blocks():
+            np.maximum(largest, np.maximum(block.max(axis=1), -block.min(axis=1)), out=largest)
+        return np.where(largest > 0, np.frexp(largest)[1], -1000).astype(np.int64)
 
-def exact_products(rows: Floats, *, fine: bool) -> Floats:
-    """rows @ rows.T of each row rounded to 21 (`fine`: 42) bits below its largest entry. Overwrites `rows`."""
+
+def exact_products(rows: Floats, spare: Floats, *, fine: bool) -> Floats:
+    """rows @ rows.T of each row rounded to 21 (`fine`: 42) bits below its largest entry. Overwrites `rows` and `spare`."""
     largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
     exponent = np.maximum(np.frexp(largest)[1], -900) - _BITS
     rows *= np.ldexp(1.0, -exponent)[:, None]
-    high = np.rint(rows)
+    high = np.rint(rows, out=spare)
     products = high @ high.T
     if fine:
         rows -= high
@@ -188,6 +212,11 @@ class Mixture:
 
     def __len__(self) -> int:
         return len(self.source) if self.mix is None else len(self.mix)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the numbers in `blocks`."""
+        return self.source.updates.dtype if self.mix is None else np.dtype(np.float64)
 
     @property
     def unit(self) -> float:
