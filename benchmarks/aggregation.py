@@ -18,7 +18,7 @@ from pathlib import Path
 
 OUTPUT = Path("var/benchmarks/aggregation.json")
 COORDINATES = 1_000_000
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 SECONDS = {50: {"trimmed_mean": 0.4}, 200: {"trimmed_mean": 1.5, "krum": 2.0, "geometric_median": 2.0}}
 MEGABYTES = {50: 100.0, 200: 200.0}
 CHAINS = {

@@ -186,17 +186,18 @@ class Round:
             sums = decode_sums(data, self.plan.noise_scale, self._coordinates)
         except ProtocolError as error:
             return Rejection(bank=bank, reason=RejectionReason.WRONG_LENGTH, detail=str(error))
-        norm, bound = float(np.linalg.norm(sums.astype(np.float64))), self._norm_bound(member.rows_band)
+        norm = float(np.linalg.norm(sums.astype(np.float64)))
+        bound = norm_bound(member.rows_band, self._slots, self._coordinates, self.plan.noise_scale)
         if norm > bound:
             detail = f"expected a norm of at most {bound / LATTICE:.4g}, got {norm / LATTICE:.4g}"
             return Rejection(bank=bank, reason=RejectionReason.NORM_TOO_LARGE, detail=detail)
         return Accepted(bank, sums, digest(message))
 
-    def _norm_bound(self, rows_band: int) -> float:
-        """The largest L2 norm that honest sums of a bank of this band reach, noise included: every row adds at most
-        `row_norm`, and the noise's norm is below (sqrt(d) + t) sigma but for probability exp(-t^2 / 2)."""
-        noise = self.plan.noise_scale * (math.sqrt(self._coordinates) + _NOISE_TAIL)
-        return 2.0 * rows_band * row_norm(self._slots) + noise
+
+def norm_bound(rows_band: int, slots: int, coordinates: int, noise_scale: float) -> float:
+    """The largest L2 norm, in lattice steps, that honest sums of a bank of this band reach, noise included: every row adds
+    at most `row_norm`, and the noise's norm is below (sqrt(d) + t) sigma but for probability exp(-t^2 / 2)."""
+    return 2.0 * rows_band * row_norm(slots) + noise_scale * (math.sqrt(coordinates) + _NOISE_TAIL)
 
 
 def settle(

@@ -109,7 +109,7 @@ def simulate_rounds(
         if attack is not None:
             updates = attack(number, updates)
         terms = campaign.aggregation
-        total = combine(terms.rule, terms.trim, sizes=weights, updates=updates, noise=scale / LATTICE)
+        total = combine(terms.chain, terms.byzantine, sizes=weights, updates=updates, noise=scale / LATTICE)
         settled = NoisySum(total.vector.reshape(shape_of(query)), total.noise)
         artifact = ModelArtifact(campaign, (*artifact.history, settled))
         state = learner.settle(state, query, settled)

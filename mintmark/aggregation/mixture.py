@@ -10,8 +10,8 @@ So inner products are taken of whole numbers: every block of a row is rounded to
 rows keep 21 more), and sums of such products are exact in whatever order. Everything else adds in numpy's own order.
 
 **Nothing overflows.** Where rows leave the range of numbers whose squares are numbers, they are scaled by the median row's
-largest entry, and one that is 2^300 times longer is pulled in to that. Rows are centred at their mean or, where a far row drags it off, at the row nearest to the others, so that liars
-cost no digits.
+largest entry, and one that is 2^300 times longer is pulled in to that. Rows are centred at their mean or, where a far row
+drags it off, at the row nearest to the others, so that liars cost no digits.
 """
 
 from __future__ import annotations
