@@ -138,7 +138,7 @@ class Liars:
         for bank, lie in zip(self.liars, ATTACKS[self.attack](scene), strict=True):
             sums = lie * self.sizes[bank]
             most = norm_bound(int(self.sizes[bank]), query.slots, updates.shape[1], scale) / LATTICE
-            arriving[bank] = sums * min(1.0, most / float(np.linalg.norm(sums)))
+            arriving[bank] = sums * (most / max(float(np.linalg.norm(sums)), most))
         return arriving
 
 

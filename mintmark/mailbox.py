@@ -102,6 +102,10 @@ def manifest_key(campaign: str, round: int, attempt: int) -> str:
     return f"public/campaigns/{campaign}/manifests/{round:04d}-{attempt:02d}"
 
 
+def report_key(campaign: str, round: int, attempt: int) -> str:
+    return f"public/campaigns/{campaign}/reports/{round:04d}-{attempt:02d}"
+
+
 def registration_key(campaign: str) -> str:
     return f"public/campaigns/{campaign}/registration"
 

@@ -62,6 +62,11 @@ def encode_sums(noised: Ints, noise_scale: float) -> bytes:
     return bytes(np.clip(rounded, -(2**31), 2**31 - 1).astype("<i4").tobytes())
 
 
+def largest_sum(noise_scale: float) -> int:
+    """The largest sum that the wire carries, in lattice steps: infinity, or what else is too large, arrives as this."""
+    return (2**31 - 1) << wire_shift(noise_scale)
+
+
 def decode_sums(data: bytes, noise_scale: float, coordinates: int) -> Ints:
     """The lattice sums [coordinates] int64. Raises `ProtocolError` when the length differs from the plan's."""
     kind = "<i4" if noise_scale else "<i8"

@@ -6,8 +6,8 @@ at before its signature has been.
 
     round = Round(plan, roster, query_shape=(10, 64, 2))
     round.accept("bank-a", message, sealing_key, now)   # -> Accepted | Rejection
-    closed = round.close(now)                           # who was in it, who was not, and why
-    total, shares = settle(plan, roster, closed)        # the robust rule's one answer
+    closed = round.close()                              # who was in it, who was not, and why
+    total = settle(plan, roster, closed)                # the robust rule's one answer
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import AwareDatetime, Field
 
-from mintmark.aggregation.cohort import combine
+from mintmark.aggregation.cohort import CohortTotal, combine
+from mintmark.aggregation.report import AggregationReport, figures_of
+from mintmark.aggregation.screening import Rejection, RejectionReason, screen
 from mintmark.canonical import digest
 from mintmark.envelope import SealingKey, Signer, sign, verify
 from mintmark.errors import AggregationError, ProtocolError
-from mintmark.messages import MAX_COORDINATES, decode_sums, open_update_frame, update_info
+from mintmark.messages import MAX_COORDINATES, decode_sums, largest_sum, open_update_frame, update_info
 from mintmark.models.learner import NoisySum
 from mintmark.plan import Agreed, Digest, Name, RoundPlan
 from mintmark.privacy.mechanism import LATTICE, row_norm
@@ -35,28 +36,9 @@ from mintmark.roster import Roster
 MANIFEST_TYPE = "application/x-mintmark-manifest"
 PLAN_TYPE = "application/x-mintmark-plan"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+Floats = npt.NDArray[np.float64]
+
 _NOISE_TAIL = 10.0  # standard deviations: an honest norm exceeds this once in 10^21 updates
-
-
-class RejectionReason(StrEnum):
-    """Why an update does not count."""
-
-    NOT_A_MEMBER = "not_a_member"
-    DUPLICATE = "duplicate"
-    TOO_LARGE = "too_large"
-    NOT_AUTHENTIC = "not_authentic"
-    WRONG_ROUND = "wrong_round"
-    NOT_OPENABLE = "not_openable"
-    WRONG_LENGTH = "wrong_length"
-    NORM_TOO_LARGE = "norm_too_large"
-
-
-class Rejection(Agreed):
-    """A refused update: whose, why, and the figure that decided, for people."""
-
-    bank: str
-    reason: RejectionReason
-    detail: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +125,13 @@ class Round:
         self._rejected.append(outcome)
         return outcome
 
-    def close(self) -> Closed:
-        """Raises `AggregationError`, naming who is missing, when fewer than the quorum were accepted."""
+    def close(self, *, screened: bool = False) -> Closed:
+        """Screen the accepted updates against each other, unless a manifest names them as `screened` already.
+
+        Raises `AggregationError`, naming who is missing, when fewer than the quorum are left.
+        """
+        if not screened and self._accepted:
+            self._screen()
         quorum, got = self.plan.campaign.quorum, len(self._accepted)
         if got < quorum:
             refused = ", ".join(f"{rejection.bank} ({rejection.reason})" for rejection in self._rejected)
@@ -154,6 +141,14 @@ class Round:
             )
         ordered = tuple(self._accepted[bank] for bank in sorted(self._accepted))
         return Closed(ordered, tuple(self._rejected), self.missing)
+
+    def _screen(self) -> None:
+        ordered = tuple(self._accepted[bank] for bank in sorted(self._accepted))
+        banks, updates, sizes = _matrix(self._roster, ordered)
+        noise, f = self.plan.noise_scale / LATTICE, self.plan.campaign.aggregation.byzantine
+        for rejection in screen(banks, updates, sizes, noise=noise, f=f):
+            del self._accepted[rejection.bank]
+            self._rejected.append(rejection)
 
     def _judge(self, bank: str, message: bytes, sealing_key: SealingKey, now: datetime) -> Accepted | Rejection:
         if bank in self._accepted:
@@ -186,6 +181,9 @@ class Round:
             sums = decode_sums(data, self.plan.noise_scale, self._coordinates)
         except ProtocolError as error:
             return Rejection(bank=bank, reason=RejectionReason.WRONG_LENGTH, detail=str(error))
+        if self.plan.noise_scale and (np.abs(sums) >= largest_sum(self.plan.noise_scale)).any():
+            detail = f"expected sums below {largest_sum(self.plan.noise_scale) / LATTICE:.4g}, got the largest there is"
+            return Rejection(bank=bank, reason=RejectionReason.OUT_OF_RANGE, detail=detail)
         norm = float(np.linalg.norm(sums.astype(np.float64)))
         bound = norm_bound(member.rows_band, self._slots, self._coordinates, self.plan.noise_scale)
         if norm > bound:
@@ -200,16 +198,35 @@ def norm_bound(rows_band: int, slots: int, coordinates: int, noise_scale: float)
     return 2.0 * rows_band * row_norm(slots) + noise_scale * (math.sqrt(coordinates) + _NOISE_TAIL)
 
 
-def settle(
-    plan: RoundPlan, roster: Roster, closed: Closed, query_shape: tuple[int, int, int]
-) -> tuple[NoisySum, npt.NDArray[np.float64]]:
-    """Apply the plan's rule to the accepted updates, in the order of their banks' names: the same bytes every time.
+def settle(plan: RoundPlan, roster: Roster, closed: Closed, query_shape: tuple[int, int, int]) -> NoisySum:
+    """Apply the plan's rule to the accepted updates, in the order of their banks' names: the same bytes every time."""
+    total = _total(plan, roster, closed)
+    return NoisySum(total.vector.reshape(query_shape), total.noise)
 
-    Returns the aggregate, and each accepted bank's share in it.
-    """
+
+def report(plan: RoundPlan, roster: Roster, closed: Closed, before: dict[str, float]) -> AggregationReport:
+    """What each bank did to the result of `settle`, given the banks' suspicion before this round."""
+    total = _total(plan, roster, closed)
+    banks, updates, sizes = _matrix(roster, closed.accepted)
+    deviations = plan.noise_scale / LATTICE / sizes
+    return AggregationReport(
+        plan_digest=plan.digest(),
+        rule=plan.campaign.aggregation.chain,
+        accepted=figures_of(banks, updates / sizes[:, None], total.rate, total.shares, deviations, before),
+        rejected=closed.rejected,
+        late=closed.late,
+    )
+
+
+def _total(plan: RoundPlan, roster: Roster, closed: Closed) -> CohortTotal:
+    _, updates, sizes = _matrix(roster, closed.accepted)
+    terms, noise = plan.campaign.aggregation, plan.noise_scale / LATTICE
+    return combine(terms.chain, terms.byzantine, sizes=sizes, updates=updates, noise=noise)
+
+
+def _matrix(roster: Roster, accepted: tuple[Accepted, ...]) -> tuple[tuple[str, ...], Floats, Floats]:
+    """Names [n], updates [n, d] in units of 1.0 and sizes [n]; these from the roster, whatever an update says."""
     bands = {member.bank: member.rows_band for member in roster.members}
-    sizes = np.array([bands[update.bank] for update in closed.accepted], dtype=np.float64)
-    updates = np.array([update.sums for update in closed.accepted], dtype=np.float64) / LATTICE
-    terms = plan.campaign.aggregation
-    total = combine(terms.chain, terms.byzantine, sizes=sizes, updates=updates, noise=plan.noise_scale / LATTICE)
-    return NoisySum(total.vector.reshape(query_shape), total.noise), total.shares
+    banks = tuple(update.bank for update in accepted)
+    updates = np.array([update.sums for update in accepted], dtype=np.float64) / LATTICE
+    return banks, updates, np.array([bands[bank] for bank in banks], dtype=np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -9,13 +10,15 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from mintmark import mailbox
+from mintmark.aggregation.report import MAX_REPORT_BYTES, AggregationReport
 from mintmark.campaign import learner_of, replay, shape_of
 from mintmark.canonical import digest
 from mintmark.errors import ProtocolError, TooLargeError
+from mintmark.mailbox import ObjectStore
 from mintmark.messages import ModelArtifact, max_update_bytes
-from mintmark.plan import RoundPlan
+from mintmark.plan import MAX_ROUNDS, RoundPlan
 from mintmark.privacy.ledger import GENESIS
-from mintmark.round import MAX_MANIFEST_BYTES, AcceptedUpdate, Closed, Manifest, Round, settle
+from mintmark.round import MAX_MANIFEST_BYTES, AcceptedUpdate, Closed, Manifest, Round, report, settle
 from tasks.coordinator import Coordinator
 
 
@@ -44,14 +47,41 @@ def settle_round(coordinator: Coordinator, plan: RoundPlan, banks: tuple[str, ..
             round_.reject_unread(bank)
         else:
             round_.accept(bank, message, coordinator.sealing_key, judged_at)
-    closed = round_.close()
+    closed = round_.close(screened=manifest is not None)
     if manifest is None:
         written = _manifest(coordinator, plan, closed, now)
         mailbox.put_same(coordinator.store, manifest_key, written.signed(coordinator.signer))
     elif _named(closed) != manifest.accepted:
         raise ProtocolError(f"round {plan.round}: the mailbox's updates are not those that the manifest names")
-    total, _ = settle(plan, roster, closed, shape)
+    else:
+        closed = replace(closed, rejected=manifest.rejected, late=manifest.late)
+    made = report(plan, roster, closed, suspicion_before(coordinator, plan))
+    key = mailbox.report_key(plan.campaign.name, plan.round, plan.attempt)
+    mailbox.put_same(coordinator.store, key, made.signed(coordinator.signer))
+    total = settle(plan, roster, closed, shape)
     return coordinator.publish_model(ModelArtifact(artifact.campaign, (*artifact.history, total)))
+
+
+def suspicion_before(coordinator: Coordinator, plan: RoundPlan) -> dict[str, float]:
+    """Each bank's suspicion after the rounds before this one; a round that a bank was not in leaves it as it was."""
+    known: dict[str, float] = {}
+    for report_ in read_reports(coordinator.store, plan.campaign.name, coordinator.signer.public_key, plan.round):
+        known |= {figures.bank: figures.suspicion for figures in report_.accepted}
+    return known
+
+
+def read_reports(
+    store: ObjectStore, campaign: str, coordinator_key: bytes, rounds: int = MAX_ROUNDS + 1
+) -> list[AggregationReport]:
+    """The signed reports of a campaign's first `rounds` rounds, the newest attempt of each."""
+    newest: dict[str, str] = {}
+    for key in store.list(f"public/campaigns/{campaign}/reports/"):
+        newest[key.rpartition("-")[0]] = key
+    kept = sorted(newest.values())[:rounds]
+    return [
+        AggregationReport.read(mailbox.get_required(store, key, max_bytes=MAX_REPORT_BYTES), coordinator_key)
+        for key in kept
+    ]
 
 
 def _manifest(coordinator: Coordinator, plan: RoundPlan, closed: Closed, now: datetime) -> Manifest:

@@ -35,7 +35,8 @@ def forge(
     data: bytes | None = None,
 ) -> bytes:
     """An update of `name` made by hand: honest but for what is given."""
-    vector = np.zeros(COORDINATES, dtype=np.int64) if sums is None else sums
+    drawn = np.random.default_rng(list(name.encode())).standard_normal(COORDINATES) * plan.noise_scale
+    vector = drawn.astype(np.int64) if sums is None else sums
     said = statement or UpdateStatement(bank=name, plan_digest=plan.digest(), release_digest=plan.release_digest())
     key = sealing_key or bytes.fromhex(consortium.roster.sealing_key)
     encoded = encode_sums(vector, plan.noise_scale) if data is None else data
@@ -118,6 +119,10 @@ def _cases(consortium: Consortium, plan: RoundPlan) -> dict[str, tuple[bytes, Re
             RejectionReason.WRONG_LENGTH,
         ),
         "huge sums": (forge(consortium, "bank-0", plan, sums=huge), RejectionReason.NORM_TOO_LARGE),
+        "infinity": (
+            forge(consortium, "bank-0", plan, sums=np.full(COORDINATES, 2**62)),
+            RejectionReason.OUT_OF_RANGE,
+        ),
         "oversize": (b"\0" * (1024 * COORDINATES), RejectionReason.TOO_LARGE),
     }
 
@@ -126,7 +131,8 @@ def _cases(consortium: Consortium, plan: RoundPlan) -> dict[str, tuple[bytes, Re
     "attack",
     [
         "garbage", "empty", "another key", "another bank's key", "another type", "one bit", "another bank's name",
-        "replayed plan", "sealed to another", "too short", "too many sums", "huge sums", "oversize",
+        "replayed plan", "sealed to another", "too short", "too many sums", "huge sums", "infinity",
+        "oversize",
     ],
 )  # fmt: skip
 def test_bad_update_is_rejected_and_the_round_goes_on(consortium: Consortium, attack: str) -> None:
@@ -148,7 +154,7 @@ def test_rejection_leaves_the_result_of_the_others(tmp_path: Path) -> None:
         if message:
             post(consortium, "bank-0", plan, message)
         for name in ("bank-1", "bank-2", "bank-3"):
-            post(consortium, name, plan, forge(consortium, name, plan, sums=np.full(COORDINATES, 10**6)))
+            post(consortium, name, plan, forge(consortium, name, plan))
         digests.append(consortium.settle(plan))
     assert digests[0] == digests[1]
 
@@ -202,6 +208,7 @@ def test_liars_do_not_move_the_trimmed_mean(tmp_path: Path) -> None:
             for number, name in enumerate(consortium.banks):
                 vector = np.full(COORDINATES, (number + 1) * 2**20)
                 vector[0] += lie if name == "bank-0" else 0
+                vector[number + 1] += int(plan.noise_scale)  # never twice the same
                 post(consortium, name, plan, forge(consortium, name, plan, sums=vector))
             model = consortium.settle(plan)
             totals.append(consortium.coordinator.model("cards", model).history[0].values.ravel()[0])

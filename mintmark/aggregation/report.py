@@ -1,0 +1,127 @@
+r"""After the rule: what each bank did to the result, and suspicion that adds up over rounds.
+
+A robust rule bounds what a round's lies can do; a small bias in the same direction every round still adds up. So each
+round leaves evidence for every accepted bank, and evidence is accumulated (Page 1954, "Continuous Inspection Schemes", CUSUM).
+A bank that is suspicious is *named to people*, who ask it; it is not dropped: honest banks may be unlike the others.
+
+>>> suspicion_after(4.0, evidence=2.0), is_suspicious(suspicion_after(4.0, evidence=2.0))
+(5.5, True)
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from mintmark.aggregation.mixture import Floats
+from mintmark.aggregation.screening import Rejection
+from mintmark.envelope import Signer, sign, verify
+from mintmark.plan import Agreed, Digest, Name
+
+REPORT_TYPE = "application/x-mintmark-aggregation-report"
+MAX_REPORT_BYTES = 4 * 1024 * 1024
+DRIFT = 0.5  # of evidence a round that honest banks show
+ALARM = 5.0
+UNLIKE = 0.5  # standard deviation of honest banks' agreement, noise aside
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class BankFigures(Agreed):
+    """An accepted bank's part in a round. `distance` of its rates from the result is near 1 for most (`distances`);
+    `agreement` is 1 when it says as much as the result in the result's direction, below 0 when it says the opposite."""
+
+    bank: Name
+    share: Share
+    distance: Annotated[float, Field(ge=0)]
+    agreement: float
+    suspicion: Annotated[float, Field(ge=0)]
+
+
+class AggregationReport(Agreed):
+    """One round, for people: who counted and how much, who did not and why, who was late, whom to ask."""
+
+    plan_digest: Digest
+    rule: str
+    accepted: tuple[BankFigures, ...]
+    rejected: tuple[Rejection, ...]
+    late: tuple[Name, ...]
+
+    @property
+    def suspicious(self) -> tuple[str, ...]:
+        """Banks whose suspicion has reached the alarm."""
+        return tuple(figures.bank for figures in self.accepted if is_suspicious(figures.suspicion))
+
+    def signed(self, signer: Signer) -> bytes:
+        return sign(signer, REPORT_TYPE, self.canonical_bytes())
+
+    @classmethod
+    def read(cls, message: bytes, coordinator_key: bytes) -> AggregationReport:
+        """Raises `ProtocolError` when it is not the coordinator's."""
+        payload = verify(message, REPORT_TYPE, coordinator_key, max_bytes=MAX_REPORT_BYTES)
+        return cls.from_bytes(payload, max_bytes=MAX_REPORT_BYTES)
+
+
+def suspicion_after(before: float, *, evidence: float) -> float:
+    r"""What the evidence of one more round makes of a bank's suspicion: $\max(0, S + e - 0.5)$."""
+    return max(0.0, before + evidence - DRIFT)
+
+
+def is_suspicious(suspicion: float) -> bool:
+    """Whether people should ask the bank."""
+    return suspicion >= ALARM
+
+
+def figures_of(
+    banks: tuple[str, ...],
+    rates: Floats,
+    rate: Floats,
+    shares: Floats,
+    deviations: Floats,
+    before: dict[str, float],
+) -> tuple[BankFigures, ...]:
+    """Every bank's figures, from `rates` [n, d] with noise of `deviations` [n], the rule's result `rate` [d], its `shares`
+    [n], and the suspicion `before` the round (0 for a bank that is not in it)."""
+    distance = distances(rates, rate, deviations)
+    aligned = agreements(rates, rate)
+    evidence = evidence_of(distance, aligned, deviations / max(float(np.linalg.norm(rate)), 1e-300))
+    return tuple(
+        BankFigures(
+            bank=bank,
+            share=min(1.0, float(shares[k])),
+            distance=float(distance[k]),
+            agreement=float(aligned[k]),
+            suspicion=suspicion_after(before.get(bank, 0.0), evidence=float(evidence[k])),
+        )
+        for k, bank in enumerate(banks)
+    )
+
+
+def distances(rates: Floats, rate: Floats, deviations: Floats) -> Floats:
+    r"""$\delta_k = \|x_k - y\| / \sqrt{d (s_k^2 + h)}$ [n]: each bank's distance from the result in units of what its noise
+    and the banks' usual unlikeness make of it, h being the median of what $\|x_k - y\|^2 / d$ is above $s_k^2$."""
+    squares = np.square(rates - rate).mean(axis=1)
+    variance = np.square(deviations)
+    unlike = float(np.median(np.maximum(squares - variance, 0.0)))
+    return np.asarray(np.sqrt(squares / np.maximum(variance + unlike, 1e-300)))
+
+
+def agreements(rates: Floats, rate: Floats) -> Floats:
+    r"""$\langle x_k, y \rangle / \|y\|^2$ [n]: whatever harms the model must push against the others, and shows here."""
+    return np.asarray((rates * rate).sum(axis=1) / max(float(np.square(rate).sum()), 1e-300))
+
+
+def evidence_of(distance: Floats, agreement: Floats, noise: Floats) -> Floats:
+    r"""Evidence [n] of one round: how many standard deviations a bank agrees less than the median bank or, if that is
+    more, the logarithm of its distance.
+
+    $\max\left((\mathrm{med}\,a - a_k) / \sqrt{s_k^2 + 0.5^2},\ \ln \delta_k\right)$, $s_k$ = `noise` [n], the bank's noise over
+    the result's length.
+
+    >>> evidence_of(np.ones(3), np.array([1.0, 1.0, -1.0]), np.zeros(3)).tolist()
+    [0.0, 0.0, 4.0]
+    """
+    against = (np.median(agreement) - agreement) / np.sqrt(np.square(noise) + UNLIKE**2)
+    return np.asarray(np.maximum(against, np.log(np.maximum(distance, 1e-300))))

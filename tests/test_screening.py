@@ -1,0 +1,161 @@
+"""Screening against the others, and the report of a round: whom it refuses, whom it names."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from consortium import Consortium
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_round import COORDINATES, forge, manifest, post
+
+from mintmark.aggregation.report import (
+    ALARM,
+    AggregationReport,
+    agreements,
+    distances,
+    evidence_of,
+    is_suspicious,
+    suspicion_after,
+)
+from mintmark.aggregation.screening import RejectionReason, screen
+from mintmark.campaign import learner_of, replay, shape_of
+from mintmark.envelope import generate_signer
+from mintmark.errors import ProtocolError
+from mintmark.mailbox import report_key
+from tasks.aggregation import read_reports
+
+BANKS = tuple(f"bank-{letter}" for letter in "abcdefgh")
+seeds = st.integers(0, 2**32 - 1)
+
+
+def honest(seed: int, sizes: np.ndarray, noise: float, unlike: float = 0.3) -> np.ndarray:
+    """Sums of banks that are unlike each other, with noise of one standard deviation for all."""
+    rng = np.random.default_rng(seed)
+    rates = rng.standard_normal(400) + unlike * rng.standard_normal((len(sizes), 400))
+    return rates * sizes[:, None] + noise * rng.standard_normal((len(sizes), 400))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.lists(st.integers(0, 12).map(lambda power: 2.0**power), min_size=8, max_size=8), st.sampled_from([0.0, 0.1, 30.0, 2000.0]))
+def test_honest_banks_are_never_refused(seed: int, sizes: list[float], noise: float) -> None:
+    """Whatever the sizes, from 1 to 4096, and the noise, unlike banks pass."""
+    band = np.array(sizes)
+    assert screen(BANKS, honest(seed, band, noise), band, noise=noise, f=2) == ()
+
+
+@pytest.mark.parametrize("noise", [0.0, 5.0])
+@pytest.mark.parametrize("liars", [1, 2])
+def test_banks_far_from_all_others_are_refused(noise: float, liars: int) -> None:
+    """One or two that send something immense are refused with their distance, though they stand together."""
+    sizes = np.array([64.0, 64, 32, 32, 32, 16, 16, 16])
+    updates = honest(1, sizes, noise)
+    updates[:liars] = 1e6 * (1 + 1e-3 * np.arange(liars)[:, None])
+    rejected = screen(BANKS, updates, sizes, noise=noise, f=2)
+    assert [rejection.bank for rejection in rejected] == list(BANKS[:liars])
+    assert {rejection.reason for rejection in rejected} == {RejectionReason.FAR_FROM_ALL}
+    assert "expected a distance of at most" in rejected[0].detail
+
+
+def test_equal_updates_are_refused_where_there_is_noise() -> None:
+    """Noise never repeats: who sends the same as another has copied it. Without noise it may be chance."""
+    sizes = np.full(8, 16.0)
+    updates = honest(2, sizes, 3.0)
+    updates[4] = updates[6]
+    rejected = screen(BANKS, updates, sizes, noise=3.0, f=2)
+    assert [(r.bank, r.reason) for r in rejected] == [(BANKS[k], RejectionReason.SAME_AS_ANOTHER) for k in (4, 6)]
+    assert screen(BANKS, updates, sizes, noise=0.0, f=2) == ()
+
+
+@pytest.mark.parametrize("attack", ["opposite", "shifted"])
+def test_a_bias_in_every_round_adds_up(attack: str) -> None:
+    """A bank that leans against the others by a part of what they agree on is named after some rounds; nobody else is."""
+    sizes = np.array([64.0, 64, 32, 32, 32, 16, 16, 16])
+    suspicion = np.zeros(8)
+    for number in range(12):
+        rates = honest(number, sizes, 20.0) / sizes[:, None]
+        mean = rates[1:].mean(axis=0)
+        rates[0] = -0.5 * mean if attack == "opposite" else rates[0] - 1.2 * np.sign(mean) * np.abs(mean).mean()
+        deviations = 20.0 / sizes
+        rate = np.median(rates, axis=0)
+        noise = deviations / np.linalg.norm(rate)
+        evidence = evidence_of(distances(rates, rate, deviations), agreements(rates, rate), noise)
+        suspicion = np.array(
+            [suspicion_after(s, evidence=float(e)) for s, e in zip(suspicion, evidence, strict=True)]
+        )
+    assert is_suspicious(suspicion[0])
+    assert suspicion[1:].max() < ALARM
+
+
+@pytest.fixture
+def consortium(tmp_path: Path) -> Consortium:
+    return Consortium(tmp_path, sizes=(400, 300, 300, 200))
+
+
+def reports(consortium: Consortium) -> list[AggregationReport]:
+    return read_reports(consortium.store, "cards", consortium.coordinator.signer.public_key)
+
+
+def test_every_round_is_reported(consortium: Consortium) -> None:
+    """Each bank's share and distance in every round, signed, beside the manifest; a rerun writes the same."""
+    plan = consortium.plan(consortium.campaign())
+    consortium.answer("bank-0", plan)
+    post(consortium, "bank-1", plan, b"garbage")
+    for name in ("bank-2", "bank-3"):
+        consortium.answer(name, plan)
+    consortium.settle(plan)
+    (made,) = reports(consortium)
+    assert [figures.bank for figures in made.accepted] == ["bank-0", "bank-2", "bank-3"]
+    assert sum(figures.share for figures in made.accepted) == pytest.approx(1)
+    assert all(figures.distance > 0 for figures in made.accepted)
+    record = manifest(consortium, plan)
+    assert (made.rejected, made.late, made.plan_digest) == (record.rejected, record.late, plan.digest())
+    consortium.now += timedelta(minutes=5)
+    consortium.settle(plan)
+    assert reports(consortium) == [made]
+
+
+def test_a_copy_is_refused_in_the_round(consortium: Consortium) -> None:
+    """Two banks with the same sums are both refused, and a rerun from the manifest makes the same model."""
+    plan = consortium.plan(consortium.campaign(quorum=2))
+    drawn = np.random.default_rng(1).standard_normal(COORDINATES) * plan.noise_scale
+    for name in ("bank-0", "bank-1"):
+        post(consortium, name, plan, forge(consortium, name, plan, sums=drawn.astype(np.int64)))
+    for name in ("bank-2", "bank-3"):
+        post(consortium, name, plan, forge(consortium, name, plan))
+    model = consortium.settle(plan)
+    reasons = {rejection.bank: rejection.reason for rejection in manifest(consortium, plan).rejected}
+    assert reasons == dict.fromkeys(("bank-0", "bank-1"), RejectionReason.SAME_AS_ANOTHER)
+    assert consortium.settle(plan) == model
+
+
+def test_suspicion_carries_on_and_is_only_told(consortium: Consortium) -> None:
+    """A bank that always says the opposite is named after some rounds, and is still in every one of them."""
+    digest = consortium.campaign(rounds=5, rule="trimmed_mean", byzantine=1, trim=0.3, quorum=4)
+    for number in range(5):
+        plan = consortium.plan(digest)
+        artifact = consortium.coordinator.model("cards", digest)
+        width = math.prod(shape_of(learner_of(plan.campaign).query(replay(artifact, consortium.schema))))
+        rng = np.random.default_rng(number)
+        truth = rng.standard_normal(width) * 80 * 2**26 / np.sqrt(width)
+        for name in consortium.banks:
+            sums = (-truth if name == "bank-1" else truth) + rng.standard_normal(width) * 2**24
+            post(consortium, name, plan, forge(consortium, name, plan, sums=sums.astype(np.int64)))
+        digest = consortium.settle(plan)
+        consortium.now += timedelta(seconds=10)
+    made = reports(consortium)
+    assert made[-1].suspicious == ("bank-1",)
+    assert made[0].suspicious == ()
+    assert all("bank-1" in [figures.bank for figures in report.accepted] for report in made)
+
+
+def test_a_report_is_the_coordinator_s(consortium: Consortium) -> None:
+    """One that another has signed is not read."""
+    consortium.run(consortium.campaign(), 1)
+    with pytest.raises(ProtocolError):
+        read_reports(consortium.store, "cards", generate_signer().public_key)
+    assert consortium.store.list(report_key("cards", 0, 0))
