@@ -42,6 +42,11 @@ def demo(
     ] = None,
     schema: Annotated[Path | None, typer.Option(help="What the file's columns are (TOML; see examples/).")] = None,
     report: Annotated[Path | None, typer.Option(help="Write the figures to this file as JSON.")] = None,
+    attack: Annotated[
+        str | None,
+        typer.Option(help="What lying banks do: alie, sign_flip, scaling, infinity or another."),
+    ] = None,
+    attackers: Annotated[int, typer.Option(min=0, help="How many banks lie: the second one, and so on.")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running for browsing, until Ctrl-C.")] = False,
 ) -> None:
     """Run a whole consortium on this machine: S3, Prefect, MLflow, a worker per bank, one campaign, a comparison.
@@ -50,7 +55,9 @@ def demo(
     """
     from infra.embedded.demo import DemoOptions, run_demo
 
-    options = DemoOptions(banks, rounds, epsilon, learner, seed, rule, liars, data, schema, report, keep)
+    options = DemoOptions(
+        banks, rounds, epsilon, learner, seed, rule, liars, data, schema, report, keep, attack, attackers
+    )
     try:
         run_demo(options, Console())
     except KeyboardInterrupt:

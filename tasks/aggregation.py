@@ -10,7 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from mintmark import mailbox
-from mintmark.aggregation.report import MAX_REPORT_BYTES, AggregationReport
+from mintmark.aggregation.report import MAX_REPORT_BYTES, AggregationReport, last_suspicion
 from mintmark.campaign import learner_of, replay, shape_of
 from mintmark.canonical import digest
 from mintmark.errors import ProtocolError, TooLargeError
@@ -63,11 +63,9 @@ def settle_round(coordinator: Coordinator, plan: RoundPlan, banks: tuple[str, ..
 
 
 def suspicion_before(coordinator: Coordinator, plan: RoundPlan) -> dict[str, float]:
-    """Each bank's suspicion after the rounds before this one; a round that a bank was not in leaves it as it was."""
-    known: dict[str, float] = {}
-    for report_ in read_reports(coordinator.store, plan.campaign.name, coordinator.signer.public_key, plan.round):
-        known |= {figures.bank: figures.suspicion for figures in report_.accepted}
-    return known
+    """Each bank's suspicion after the rounds before this one."""
+    store, key = coordinator.store, coordinator.signer.public_key
+    return last_suspicion(read_reports(store, plan.campaign.name, key, plan.round))
 
 
 def read_reports(

@@ -41,7 +41,11 @@ def honest(seed: int, sizes: np.ndarray, noise: float, unlike: float = 0.3) -> n
 
 
 @settings(max_examples=60, deadline=None)
-@given(seeds, st.lists(st.integers(0, 12).map(lambda power: 2.0**power), min_size=8, max_size=8), st.sampled_from([0.0, 0.1, 30.0, 2000.0]))
+@given(
+    seeds,
+    st.lists(st.integers(0, 12).map(lambda power: 2.0**power), min_size=8, max_size=8),
+    st.sampled_from([0.0, 0.1, 30.0, 2000.0]),
+)
 def test_honest_banks_are_never_refused(seed: int, sizes: list[float], noise: float) -> None:
     """Whatever the sizes, from 1 to 4096, and the noise, unlike banks pass."""
     band = np.array(sizes)
@@ -84,9 +88,7 @@ def test_a_bias_in_every_round_adds_up(attack: str) -> None:
         rate = np.median(rates, axis=0)
         noise = deviations / np.linalg.norm(rate)
         evidence = evidence_of(distances(rates, rate, deviations), agreements(rates, rate), noise)
-        suspicion = np.array(
-            [suspicion_after(s, evidence=float(e)) for s, e in zip(suspicion, evidence, strict=True)]
-        )
+        suspicion = np.array([suspicion_after(s, evidence=float(e)) for s, e in zip(suspicion, evidence, strict=True)])
     assert is_suspicious(suspicion[0])
     assert suspicion[1:].max() < ALARM
 

@@ -27,7 +27,7 @@ def inner_product(scene: Scene) -> Floats:
 
 
 def alie(scene: Scene) -> Floats:
-    """"A little is enough": the others' mean, moved against its sign by as many of their standard deviations as still
+    """ "A little is enough": the others' mean, moved against its sign by as many of their standard deviations as still
     leave a majority with more extreme values. Baruch et al. 2019, Algorithm 3."""
     return scene.everybody(scene.mean - alie_factor(scene) * scene.spread * np.sign(scene.mean))
 

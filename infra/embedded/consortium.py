@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bank_node import enrol
 from bank_node.settings import BankSettings
+from infra.embedded.attacker import worker_command
 from infra.embedded.dataset import write_bank_files
 from infra.embedded.object_storage import Credentials, create_user
 from infra.embedded.processes import ProcessGroup
@@ -48,8 +49,16 @@ class EmbeddedConsortium:
     """Start with `start`; end by stopping the process group it was given."""
 
     def __init__(
-        self, group: ProcessGroup, state: Path, schema: FeatureSchema, banks: Mapping[str, Columns], epsilon: float
+        self,
+        group: ProcessGroup,
+        state: Path,
+        schema: FeatureSchema,
+        banks: Mapping[str, Columns],
+        epsilon: float,
+        attacks: Mapping[str, str] | None = None,
     ) -> None:
+        """`attacks` names, for each bank that lies, what it does (`infra.embedded.attacker`)."""
+        self.attacks = attacks or {}
         self._group, self.state, self.schema = group, state, schema
         self.banks = tuple(sorted(banks))
         self._epsilon = epsilon
@@ -88,6 +97,8 @@ class EmbeddedConsortium:
         coordinator = self._make_folders(endpoints, root)
         for bank in self.banks:
             command = [sys.executable, "-m", "bank_node.cli", "work", "--home", str(self.bank_home(bank))]
+            if bank in self.attacks:
+                command = worker_command(self.attacks[bank], self.bank_home(bank))
             self._group.start(bank, command, env=environment)
         deploy(endpoints.prefect_api, self.banks)
         say(f"{len(self.banks)} banks and the coordinator")

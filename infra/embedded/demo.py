@@ -3,7 +3,8 @@
 The report (`--report FILE`) holds: `auprc.local.<bank>`, `auprc.federated`, `auprc.central` (all on the pooled test
 rows), `auprc.own.<bank>` and `auprc.deployed.<bank>` (on each bank's own test rows), `gain.<bank>` with `low`, `high` (the
 95 % interval of deployed less own) and `keeps_own`, `epsilon.<bank>`, `rounds[]` with `round`, `accepted`, `rejected`,
-`late`, `seconds`, `model.uri`, `seconds.total`.
+`late`, `seconds`, `shares.<bank>`, `distances.<bank>`, `suspicion.<bank>` after the last round, `attacks.<bank>`, `model.uri`,
+`seconds.total`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from rich.console import Console
 
 from bank_node.settings import Home
 from bank_node.table import load_table
+from benchmarks.attacks import ATTACKS
 from infra.embedded.comparison import auprc
 from infra.embedded.consortium import EmbeddedConsortium
 from infra.embedded.dataset import load_dataset
@@ -33,6 +35,7 @@ from infra.embedded.processes import ProcessGroup
 from infra.embedded.progress import CampaignWatch, RoundProgress
 from infra.embedded.servers import NO_TELEMETRY, Endpoints
 from infra.embedded.telling import tell_banks, tell_open_round, tell_report, tell_round
+from mintmark.aggregation.report import AggregationReport, last_suspicion
 from mintmark.campaign import learner_named, learner_of, replay
 from mintmark.errors import DataError, MintmarkError
 from mintmark.models.boosting import GuidedBoosting
@@ -41,6 +44,7 @@ from mintmark.privacy.ledger import Ledger
 from mintmark.schema import FeatureSchema, parse_schema
 from mintmark.synthetic import simulate
 from mintmark.table import Columns
+from tasks.aggregation import read_reports
 from tasks.coordinator import Coordinator
 from tasks.register import read_registration
 
@@ -68,6 +72,8 @@ class DemoOptions:
     schema: Path | None = None
     report: Path | None = None
     keep: bool = False
+    attack: str | None = None
+    attackers: int = 0
 
 
 def run_demo(options: DemoOptions, console: Console) -> None:
@@ -84,7 +90,10 @@ def run_demo(options: DemoOptions, console: Console) -> None:
         console.rule(f"[bold]Mintmark[/bold]: {len(banks)} banks, {options.rounds} rounds, epsilon {options.epsilon:g}")
         tell_banks(console, schema, banks)
         with interruptible(), ProcessGroup(state / "logs") as group:
-            consortium = EmbeddedConsortium(group, state, schema, banks, options.epsilon)
+            attacks = attacks_of(options, sorted(banks))
+            for bank, attack in attacks.items():
+                console.print(f"  [red]{bank} lies[/red] in every round: {attack}", highlight=False)
+            consortium = EmbeddedConsortium(group, state, schema, banks, options.epsilon, attacks)
             del banks  # on disk now, each bank's with that bank
             report = _campaign(options, console, group, consortium, environment, started)
             if options.report:
@@ -102,6 +111,20 @@ def run_demo(options: DemoOptions, console: Console) -> None:
             console.print(f"Stopped. The logs are in {state / 'logs'}.", highlight=False, soft_wrap=True)
         else:
             shutil.rmtree(state, ignore_errors=True)
+
+
+def attacks_of(options: DemoOptions, banks: Sequence[str]) -> dict[str, str]:
+    """Which banks lie, and how: the second one and those after it. Raises `DataError` for an attack that is none."""
+    if options.attack is None:
+        if options.attackers:
+            raise DataError("expected --attack with --attackers: what the liars do")
+        return {}
+    if options.attack not in ATTACKS:
+        raise DataError(f"expected an attack of {', '.join(ATTACKS)}; got {options.attack!r}")
+    lying = banks[1 : 1 + max(1, options.attackers)]
+    if len(lying) < options.attackers:
+        raise DataError(f"expected at most {len(banks) - 1} attackers of {len(banks)} banks, got {options.attackers}")
+    return dict.fromkeys(lying, options.attack)
 
 
 def _keep_only_logs(state: Path) -> None:
@@ -165,12 +188,15 @@ def _campaign(
         baselines = _await_comparison(group, consortium)
     registered = read_registration(coordinator, CAMPAIGN)
     gain = baselines.pop("gain")
+    reports = read_reports(coordinator.store, CAMPAIGN, coordinator.signer.public_key)
     report = {
         "gain": gain,
         "auprc": {**baselines, "federated": _federated_auprc(consortium, coordinator, watch)},
         "delta": watch.plan(0).campaign.privacy.delta,
         "epsilon": {bank: _epsilon(consortium.bank_home(bank), watch) for bank in consortium.banks},
-        "rounds": [_round_entry(progress) for progress in rounds],
+        "rounds": [_round_entry(progress, told) for progress, told in zip(rounds, reports, strict=True)],
+        "attacks": dict(consortium.attacks),
+        "suspicion": last_suspicion(reports),
         "model": registered.model_dump(),
         "links": {"flow_run": flow_page, "model": registered.page},
         "seconds": {"total": round(time.monotonic() - started, 1)},
@@ -236,7 +262,7 @@ def _epsilon(home: Path, watch: CampaignWatch) -> float:
         return ledger.epsilon(delta=watch.plan(0).campaign.privacy.delta, campaign=CAMPAIGN)
 
 
-def _round_entry(progress: RoundProgress) -> dict[str, Any]:
+def _round_entry(progress: RoundProgress, report: AggregationReport) -> dict[str, Any]:
     manifest = progress.manifest
     assert manifest is not None
     return {
@@ -245,6 +271,8 @@ def _round_entry(progress: RoundProgress) -> dict[str, Any]:
         "rejected": {rejection.bank: str(rejection.reason) for rejection in manifest.rejected},
         "late": list(manifest.late),
         "seconds": round(manifest.seconds, 2),
+        "shares": {figures.bank: round(figures.share, 4) for figures in report.accepted},
+        "distances": {figures.bank: round(figures.distance, 3) for figures in report.accepted},
     }
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from infra.embedded.progress import RoundProgress
+from mintmark.aggregation.report import ALARM, is_suspicious
 from mintmark.schema import FeatureSchema
 from mintmark.table import Columns
 
@@ -108,6 +109,14 @@ def tell_report(console: Console, report: Mapping[str, Any]) -> None:
         part = sum(bank in entry["accepted"] for entry in rounds)
         spent.add_row(bank, f"{epsilon:.3f}", f"{part} of {len(rounds)} rounds")
     console.print(spent)
+    for bank, suspicion in report["suspicion"].items():
+        if is_suspicious(suspicion):
+            console.print(
+                f"[red]{bank} is suspicious[/red] ({suspicion:.1f}, told from {ALARM:g} on): ask what it sends. "
+                "It was not dropped; the rule bounds what it does.",
+                highlight=False,
+                soft_wrap=True,
+            )
     console.print(f"the campaign in Prefect  {report['links']['flow_run']}", highlight=False, soft_wrap=True)
     console.print(f"the model in MLflow      {report['links']['model']}", highlight=False, soft_wrap=True)
     console.print(f"the model's URI          {report['model']['uri']}", highlight=False, soft_wrap=True)

@@ -1,8 +1,9 @@
 r"""After the rule: what each bank did to the result, and suspicion that adds up over rounds.
 
 A robust rule bounds what a round's lies can do; a small bias in the same direction every round still adds up. So each
-round leaves evidence for every accepted bank, and evidence is accumulated (Page 1954, "Continuous Inspection Schemes", CUSUM).
-A bank that is suspicious is *named to people*, who ask it; it is not dropped: honest banks may be unlike the others.
+round leaves evidence for every accepted bank, and evidence is accumulated (a CUSUM: Page 1954, "Continuous Inspection
+Schemes"). A bank that is suspicious is *named to people*, who ask it; it is not dropped: honest banks may be unlike
+the others.
 
 >>> suspicion_after(4.0, evidence=2.0), is_suspicious(suspicion_after(4.0, evidence=2.0))
 (5.5, True)
@@ -10,6 +11,7 @@ A bank that is suspicious is *named to people*, who ask it; it is not dropped: h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -62,6 +64,12 @@ class AggregationReport(Agreed):
         """Raises `ProtocolError` when it is not the coordinator's."""
         payload = verify(message, REPORT_TYPE, coordinator_key, max_bytes=MAX_REPORT_BYTES)
         return cls.from_bytes(payload, max_bytes=MAX_REPORT_BYTES)
+
+
+def last_suspicion(reports: Sequence[AggregationReport]) -> dict[str, float]:
+    """Each bank's suspicion after the last of a campaign's reports, first to last; a round that a bank was not in leaves
+    it as it was."""
+    return {figures.bank: figures.suspicion for report in reports for figures in report.accepted}
 
 
 def suspicion_after(before: float, *, evidence: float) -> float:
@@ -117,8 +125,8 @@ def evidence_of(distance: Floats, agreement: Floats, noise: Floats) -> Floats:
     r"""Evidence [n] of one round: how many standard deviations a bank agrees less than the median bank or, if that is
     more, the logarithm of its distance.
 
-    $\max\left((\mathrm{med}\,a - a_k) / \sqrt{s_k^2 + 0.5^2},\ \ln \delta_k\right)$, $s_k$ = `noise` [n], the bank's noise over
-    the result's length.
+    $\max\left((\mathrm{med}\,a - a_k) / \sqrt{s_k^2 + 0.5^2},\ \ln \delta_k\right)$, $s_k$ = `noise` [n], the
+    bank's noise over the result's length.
 
     >>> evidence_of(np.ones(3), np.array([1.0, 1.0, -1.0]), np.zeros(3)).tolist()
     [0.0, 0.0, 4.0]

@@ -45,8 +45,8 @@ def screen(banks: tuple[str, ...], updates: Floats, sizes: Floats, *, noise: flo
     were copied), and ones that are far from all others.
 
     How far two banks are apart is told in units of what `noise`, the standard deviation in every coordinate of every
-    update, makes of them: $\|u_i/n_i - u_j/n_j\| / \sqrt{d (s_i^2 + s_j^2)}$, $s_i$ = noise / n_i (without noise, that of n_i
-    draws). A bank is far when its distance to the f + 1 nearest others, of whom one is honest, exceeds ten times the
+    update, makes of them: $\|u_i/n_i - u_j/n_j\| / \sqrt{d (s_i^2 + s_j^2)}$, $s_i$ = noise / n_i (without noise, that
+    of n_i draws). A bank is far when its distance to the f + 1 nearest others, of whom one is honest, exceeds ten times the
     median bank's. Needs three banks, and more than 2 f.
 
     >>> far = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [400.0, 0.0]])
@@ -67,7 +67,9 @@ def _copies(banks: tuple[str, ...], updates: Floats) -> list[Rejection]:
     for bank, update in zip(banks, updates, strict=True):
         same.setdefault(update.tobytes(), []).append(bank)
     return [
-        Rejection(bank=bank, reason=RejectionReason.SAME_AS_ANOTHER, detail=f"expected 1 of these sums, got {len(group)}")
+        Rejection(
+            bank=bank, reason=RejectionReason.SAME_AS_ANOTHER, detail=f"expected 1 of these sums, got {len(group)}"
+        )
         for group in same.values()
         if len(group) > 1
         for bank in group
