@@ -7,13 +7,14 @@ import math
 import os
 import threading
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.federated_round import federated_round
+from mintmark.aggregation.rules import DEFAULT_RULE
 from mintmark.campaign import LEARNERS, learner_named
 from mintmark.messages import ModelArtifact
 from mintmark.models.boosting import GuidedBoosting
@@ -48,9 +49,11 @@ async def run_campaign(
     ] = GuidedBoosting.name,
     rounds: Annotated[int, Field(ge=3, le=100, description="Training rounds; one more evaluates the model")] = 8,
     rule: Annotated[
-        Literal["weighted_mean", "trimmed_mean"], Field(description="trimmed_mean stands liars, at some accuracy")
-    ] = "weighted_mean",
-    liars: Annotated[int, Field(ge=0, description="How many banks may lie (trimmed_mean)")] = 0,
+        str, Field(pattern=r"^[a-z0-9_.:+]{1,120}$", description="How updates are aggregated: docs/aggregation.md")
+    ] = DEFAULT_RULE,
+    liars: Annotated[
+        int | None, Field(ge=0, description="How many banks may lie; a quarter if empty, none under weighted_mean")
+    ] = None,
     quorum: Annotated[
         int | None, Field(ge=1, description="Fewest updates a round needs; all but a quarter if empty")
     ] = None,
@@ -69,9 +72,7 @@ async def run_campaign(
         schema_digest=coordinator.schema.digest(),
         rounds=rounds,
         privacy=PrivacyTerms(epsilon=epsilon, delta=delta, unit=privacy_unit, clip=CLIP[privacy_unit]),
-        aggregation=AggregationTerms(
-            rule=rule, banks=len(cohort), byzantine=liars, trim=TRIM if rule == "trimmed_mean" else 0.0
-        ),
+        aggregation=aggregation_terms(rule, len(cohort), liars),
         cohort=cohort,
         quorum=quorum or math.ceil(len(cohort) * 3 / 4),
     )
@@ -83,6 +84,13 @@ async def run_campaign(
     page = f"{coordinator.settings.prefect_ui}/runs/flow-run/{flow_run.get_id()}"
     registered = register_model(coordinator, campaign, model_digest, report, page)
     return CampaignResult(campaign=campaign, model_digest=model_digest, auprc=report.auprc, model=registered)
+
+
+def aggregation_terms(rule: str, banks: int, liars: int | None) -> AggregationTerms:
+    """The terms of a rule by name; unless said otherwise a quarter of the banks may lie."""
+    few = 0 if rule == "weighted_mean" else banks // 4
+    trim = TRIM if rule == "trimmed_mean" else 0.0
+    return AggregationTerms(rule=rule, banks=banks, byzantine=few if liars is None else liars, trim=trim)
 
 
 def _seed_of(campaign: str) -> int:

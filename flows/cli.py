@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from mintmark.aggregation.rules import DEFAULT_RULE
 from mintmark.errors import MintmarkError
 
 app = typer.Typer(
@@ -34,9 +35,12 @@ def demo(
         int, typer.Option(min=0, help="Of the simulated rows and the random trees; never of the noise.")
     ] = 7,
     rule: Annotated[
-        str, typer.Option(help="weighted_mean trusts every bank; trimmed_mean stands liars, at some accuracy.")
-    ] = "weighted_mean",
-    liars: Annotated[int, typer.Option(min=0, help="How many banks may lie (trimmed_mean).")] = 0,
+        str, typer.Option(help="How updates are aggregated (docs/aggregation.md); weighted_mean trusts every bank.")
+    ] = DEFAULT_RULE,
+    liars: Annotated[
+        int | None,
+        typer.Option(min=0, help="How many banks may lie; a quarter unless given, none under weighted_mean."),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Parquet file with rows of several banks, instead of the simulation.")
     ] = None,

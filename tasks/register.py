@@ -21,7 +21,9 @@ from mintmark.evaluation import EvaluationReport
 from mintmark.models.linear import LinearState, coefficients_csv
 from mintmark.models.scikit_pipeline import TRUSTED_TYPES
 from mintmark.plan import Agreed, Campaign
+from tasks.aggregation import read_reports
 from tasks.coordinator import Coordinator
+from tasks.suspicion import suspicion_figure
 
 ALIAS = "challenger"
 REGISTRATION_TYPE = "application/x-mintmark-registration"
@@ -126,6 +128,8 @@ def _log_run(
     client.set_tag(run_id, _DIGEST_TAG, model_digest)
     client.set_tag(run_id, "mlflow.note.content", f"[The campaign's flow run in Prefect]({flow_run_page})")
     client.log_figure(run_id, _curves(report), "curves.png")
+    reports = read_reports(coordinator.store, campaign.name, coordinator.signer.public_key)
+    client.log_figure(run_id, suspicion_figure(reports), "suspicion.png")
     client.set_terminated(run_id)
     return run_id
 

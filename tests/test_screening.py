@@ -28,6 +28,7 @@ from mintmark.envelope import generate_signer
 from mintmark.errors import ProtocolError
 from mintmark.mailbox import report_key
 from tasks.aggregation import read_reports
+from tasks.suspicion import suspicion_figure
 
 BANKS = tuple(f"bank-{letter}" for letter in "abcdefgh")
 seeds = st.integers(0, 2**32 - 1)
@@ -153,6 +154,19 @@ def test_suspicion_carries_on_and_is_only_told(consortium: Consortium) -> None:
     assert made[-1].suspicious == ("bank-1",)
     assert made[0].suspicious == ()
     assert all("bank-1" in [figures.bank for figures in report.accepted] for report in made)
+
+
+def test_suspicion_is_plotted(consortium: Consortium) -> None:
+    """The plot has a line for each bank, over all rounds, and the alarm."""
+    consortium.run(consortium.campaign(), 2)
+    axes = suspicion_figure(reports(consortium)).axes[0]
+    lines = {line.get_label(): len(line.get_xdata()) for line in axes.lines}
+    assert {name: count for name, count in lines.items() if name.startswith("bank")} == dict.fromkeys(
+        consortium.banks, 2
+    )
+    assert any(
+        (line.get_ydata() == np.array([ALARM, ALARM])).all() for line in axes.lines if len(line.get_xdata()) == 2
+    )
 
 
 def test_a_report_is_the_coordinator_s(consortium: Consortium) -> None:

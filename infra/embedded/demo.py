@@ -36,6 +36,7 @@ from infra.embedded.progress import CampaignWatch, RoundProgress
 from infra.embedded.servers import NO_TELEMETRY, Endpoints
 from infra.embedded.telling import tell_banks, tell_open_round, tell_report, tell_round
 from mintmark.aggregation.report import AggregationReport, last_suspicion
+from mintmark.aggregation.rules import DEFAULT_RULE
 from mintmark.campaign import learner_named, learner_of, replay
 from mintmark.errors import DataError, MintmarkError
 from mintmark.models.boosting import GuidedBoosting
@@ -66,8 +67,8 @@ class DemoOptions:
     epsilon: float = 4.0
     learner: str = GuidedBoosting.name
     seed: int = 7
-    rule: str = "weighted_mean"
-    liars: int = 0
+    rule: str = DEFAULT_RULE
+    liars: int | None = None
     data: Path | None = None
     schema: Path | None = None
     report: Path | None = None

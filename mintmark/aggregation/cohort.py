@@ -74,9 +74,14 @@ def weights_for(parsed: Chain, sizes: Floats, f: int) -> Floats:
     """Weights [n], sum 1: by size, which makes the weighted mean the plain sum; under a rule that stands liars nobody has
     more than `MAX_SHARE`, and no f banks together more than `LIARS_SHARE` (or than a trim named in the chain): so many
     are cut whole, the largest too. Where that asks for less than f / n, all banks weigh alike.
-    (By size squared, the inverse of the noise's variance, was worse where banks differ: docs/learning.md.)"""
+    (By size squared, the inverse of the noise's variance, was worse where banks differ: docs/learning.md.)
+
+    A rule that gives a row less the farther it lies gets equal weights: a bank's distance is its noise, which falls with
+    its size, so that its part comes out near its size, and no bank pulls harder than another."""
     if parsed.name == "weighted_mean":
         return np.asarray(sizes / sizes.sum())
+    if parsed.by_distance:
+        return np.full(len(sizes), 1 / len(sizes))
     together = parsed.number or LIARS_SHARE
     return capped(sizes, min(MAX_SHARE, together / f) if f else MAX_SHARE)
 

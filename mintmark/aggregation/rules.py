@@ -26,6 +26,7 @@ from mintmark.aggregation import centres, coordinatewise, preaggregation, select
 from mintmark.aggregation.mixture import Aggregate, Floats, Mixture, Rows, Updates, mixture_of, normalised
 from mintmark.errors import AggregationError
 
+DEFAULT_RULE = "geometric_median"  # by measurement: docs/adr/0008
 MAX_NAME = 120  # characters
 _MAJORITY = "n > 2 f"
 
@@ -34,13 +35,15 @@ _MAJORITY = "n > 2 f"
 class Rule:
     """`apply(updates, weights, f[, number])`. `stands(n, f)` is its condition, `condition` the same in words.
 
-    `by_coordinate` rules give each coordinate other shares. `number` names what may stand after the colon.
+    `by_coordinate` rules give each coordinate other shares. One that is `by_distance` gives a row less the farther it
+    lies, and so the noisier it is, by itself. `number` names what may stand after the colon.
     """
 
     apply: Callable[..., Aggregate]
     stands: Callable[[int, int], bool]
     condition: str
     by_coordinate: bool = False
+    by_distance: bool = False
     number: str = ""
 
 
@@ -73,7 +76,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "coordinate_median": Rule(coordinatewise.coordinate_median, _majority, _MAJORITY, by_coordinate=True),
         "trimmed_mean": Rule(coordinatewise.trimmed_mean, _majority, _MAJORITY, by_coordinate=True, number="trim"),
         "meamed": Rule(coordinatewise.meamed, _majority, _MAJORITY, by_coordinate=True),
-        "geometric_median": Rule(centres.geometric_median, _majority, _MAJORITY),
+        "geometric_median": Rule(centres.geometric_median, _majority, _MAJORITY, by_distance=True),
         "centred_clipping": Rule(centres.centred_clipping, _majority, _MAJORITY),
         "caf": Rule(centres.caf, _majority, _MAJORITY),
         "krum": Rule(selection.krum, _krum, "n > 2 f + 2"),
@@ -109,6 +112,11 @@ class Chain:
     def by_coordinate(self) -> bool:
         """Whether the last rule gives each coordinate other shares."""
         return RULES[self.rule].by_coordinate
+
+    @property
+    def by_distance(self) -> bool:
+        """Whether the last rule gives noisier rows less by itself."""
+        return RULES[self.rule].by_distance
 
     def check_feasible(self, n: int, f: int) -> None:
         """Raise `AggregationError` with both numbers when the chain cannot stand f liars of n banks."""
