@@ -31,7 +31,7 @@ def lie(attack: str, truth: Ints, noise_scale: float) -> Ints:
         rng=np.random.default_rng(),
     )
     sent = np.nan_to_num(ATTACKS[attack](scene)[0], nan=LARGEST, posinf=LARGEST, neginf=-LARGEST)
-    return np.clip(sent, -LARGEST, LARGEST).astype(np.int64)
+    return np.asarray(np.clip(sent, -LARGEST, LARGEST), dtype=np.int64)
 
 
 def worker_command(attack: str, home: Path) -> list[str]:
@@ -57,7 +57,7 @@ def run_lying_child(attack: str, arguments: list[str]) -> int:
     def lying_release(total: BoundedSum, *, noise_scale: float) -> Ints:
         return lie(attack, release(total, noise_scale=noise_scale), noise_scale)
 
-    local_round.release = lying_release
+    vars(local_round)["release"] = lying_release
     return child.main(arguments)
 
 

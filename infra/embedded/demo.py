@@ -3,8 +3,8 @@
 The report (`--report FILE`) holds: `auprc.local.<bank>`, `auprc.federated`, `auprc.central` (all on the pooled test
 rows), `auprc.own.<bank>` and `auprc.deployed.<bank>` (on each bank's own test rows), `gain.<bank>` with `low`, `high` (the
 95 % interval of deployed less own) and `keeps_own`, `epsilon.<bank>`, `rounds[]` with `round`, `accepted`, `rejected`,
-`late`, `seconds`, `shares.<bank>`, `distances.<bank>`, `suspicion.<bank>` after the last round, `attacks.<bank>`, `model.uri`,
-`seconds.total`.
+`late`, `seconds`, `shares.<bank>`, `distances.<bank>`; `suspicion.<bank>` after the last round, `attacks.<bank>`,
+`model.uri`, `seconds.total`.
 """
 
 from __future__ import annotations

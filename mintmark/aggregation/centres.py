@@ -179,7 +179,7 @@ def _weiszfeld(mixture: Mixture, shares: Floats) -> Floats:
         part = pulls / pulls.sum()
         if (np.abs(part - before) * away).sum() < _TOLERANCE * radius:
             break
-    return part
+    return np.asarray(part)
 
 
 def _distances_to(mixture: Mixture, part: Floats) -> Floats:
