@@ -84,15 +84,22 @@ def check_order(ledger: Ledger, plan: RoundPlan) -> None:
             raise Refused(RefusalReason.STALE, f"round {plan.round}, attempt {plan.attempt} was another plan before")
 
 
-def check_own_updates(bank: Bank, ledger: Ledger) -> None:
-    """The ledger knows of every update that lies in the mailbox under this bank's name.
+def check_own_updates(bank: Bank, ledger: Ledger, plan: RoundPlan) -> None:
+    """The ledger knows of every update that lies in the mailbox under this bank's name, and none answers this attempt for
+    another plan.
 
     A ledger and its anchor that were put back together from one backup agree with each other; what they forgot still lies
     in the mailbox. So does what a second copy of the bank's folder sent.
     """
     prefix = mailbox.bank_prefix(bank.name)
     drawn = {(entry.campaign, f"{entry.round:04d}") for entry in ledger.entries if entry.kind is EntryKind.DRAWN}
+    own = mailbox.update_key(bank.name, plan.campaign.name, plan.round, plan.attempt)
+    known = bank.home.update(plan.digest()).exists() or any(
+        entry.plan_digest == plan.digest() for entry in ledger.entries
+    )
     for key in bank.store.list(prefix):
+        if key == own and not known:
+            raise Refused(RefusalReason.STALE, f"round {plan.round}, attempt {plan.attempt} was another plan before")
         campaign, _, answer = key.removeprefix(prefix).partition("/")
         if (campaign, answer.partition("-")[0]) not in drawn:
             raise Refused(

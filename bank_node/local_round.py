@@ -91,8 +91,8 @@ def send_update(bank: Bank, ledger: Ledger, plan_key: str, plan_digest: str, now
     check_open(plan, now)
     check_membership(bank, plan, roster, now)
     check_order(ledger, plan)
-    check_own_updates(bank, ledger)
-    outgoing = bank.home.outbox / f"{plan.digest()}.update"
+    check_own_updates(bank, ledger, plan)
+    outgoing = bank.home.update(plan.digest())
     if not outgoing.exists():
         sums = _noised_sums(bank, ledger, plan, now)
         statement = UpdateStatement(

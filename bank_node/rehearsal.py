@@ -107,7 +107,7 @@ def rehearse(bank: Bank, ledger: Ledger, plan_key: str, now: datetime) -> Rehear
     ask("Meant for this bank and its key", lambda: check_membership(bank, plan, roster, now))
     ask("Open now", lambda: check_open(plan, now))
     ask("Not older than, and no other question than, what we answered before", lambda: check_order(ledger, plan))
-    ask("Our ledger knows of everything that we ever sent", lambda: check_own_updates(bank, ledger))
+    ask("Our ledger knows of everything that we ever sent", lambda: check_own_updates(bank, ledger, plan))
     outgoing = ask(
         "Our policy allows it, and what it asks follows from published values", lambda: _measure(bank, plan, roster)
     )

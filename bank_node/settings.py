@@ -62,6 +62,10 @@ class Home:
         """Where the noised sums of a release are kept, so that a retry sends the same."""
         return self.outbox / f"{release_digest}.sums"
 
+    def update(self, plan_digest: str) -> Path:
+        """Where the sealed answer to a plan is kept."""
+        return self.outbox / f"{plan_digest}.update"
+
     @property
     def pool(self) -> str:
         """The bank's own Prefect work pool."""

@@ -12,8 +12,11 @@ from consortium import Consortium
 from bank_node.budget import budget_lines
 from bank_node.enrol import DEFAULT_POLICY
 from bank_node.policy import RefusalReason
+from mintmark.envelope import sign
+from mintmark.mailbox import plan_key
 from mintmark.plan import RoundPlan
 from mintmark.privacy.accountant import GaussianRelease, epsilon, remainder, total_mu
+from mintmark.round import PLAN_TYPE
 
 POLICY = DEFAULT_POLICY.replace("smallest_rows = 1000", "smallest_rows = 10")
 
@@ -130,3 +133,19 @@ def test_a_second_copy_of_the_folder_is_recognised(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "copy", home.path)
     assert consortium.refusal("bank-0", consortium.plan(model, attempt=1)) is RefusalReason.LEDGER_UNSOUND
     assert len(consortium.store.list("from/bank-0/")) == 1
+
+
+def test_another_plan_under_an_answered_attempt_costs_nothing(tmp_path: Path) -> None:
+    """A store that swaps the plan of an attempt that was answered, be it without a charge of its own, gets a refusal, and
+    the bank pays nothing."""
+    consortium = consortium_with(tmp_path, year=12.0)
+    model = consortium.campaign(rounds=3)
+    for attempt in (0, 1):
+        consortium.answer("bank-0", consortium.plan(model, attempt=attempt))
+    asked = consortium.plan(model, attempt=1)
+    other = asked.model_copy(update={"noise_scale": asked.noise_scale * 2})
+    message = sign(consortium.coordinator.signer, PLAN_TYPE, other.canonical_bytes())
+    consortium.store._objects[plan_key("cards", 0, 1)] = message
+    before = consortium.banks["bank-0"].home.ledger.read_bytes()
+    assert consortium.refusal("bank-0", other) is RefusalReason.STALE
+    assert consortium.banks["bank-0"].home.ledger.read_bytes() == before
