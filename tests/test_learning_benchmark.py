@@ -14,7 +14,7 @@ from rich.console import Console
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from bank_node.own_model import Effort
-from benchmarks.learning import banks, tuning
+from benchmarks.learning import banks, cells, tuning
 from benchmarks.learning.__main__ import Grid
 from benchmarks.learning.cells import DELTA, POOLED, CellStore, Defaults, Record, compute
 from benchmarks.learning.datasets import BenchmarkSet, pooled, split_set
@@ -22,6 +22,7 @@ from benchmarks.learning.figures import figures, interval, resampled_auprc
 from benchmarks.learning.plots import draw_plots
 from benchmarks.learning.report import markdown, print_report, select, summarise, tables
 from flows.campaign import CLIP, run_campaign
+from mintmark.plan import PrivacyUnit
 from mintmark.synthetic import simulate
 
 
@@ -87,26 +88,27 @@ def test_campaigns_are_those_of_the_product() -> None:
     assert (defaults.learner, defaults.rounds, defaults.rule) == (
         offered["learner"], offered["rounds"], offered["rule"]
     )  # fmt: skip
-    assert (defaults.unit, DELTA) == (offered["privacy_unit"], offered["delta"])
-    assert defaults.clip == CLIP[defaults.unit]
+    assert (Grid((), (), 0).unit, DELTA) == (offered["privacy_unit"], offered["delta"])
+    assert cells.CLIP == CLIP
 
 
 def test_cells_become_a_report(data: BenchmarkSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every method, bank and epsilon has its record; cells are kept; means, shares and gains add up; all is told."""
     tuned = tmp_path / "tuned.json"
-    tuned.write_text(json.dumps({"simulator": tuning.search(pooled(data.training), trials=1, seed=0)}))
+    chosen = {"simulator": tuning.search(pooled(data.training), trials=1, seed=0) | {"trials": 1}}
+    tuned.write_text(json.dumps(chosen))
     monkeypatch.setattr(tuning, "TUNED", tuned)
     monkeypatch.setattr(banks, "Effort", partial(Effort, trials=1, folds=2))
-    store, cells = CellStore(tmp_path / "cells"), Grid(("simulator",), (4.0, None), seeds=2).cells()
-    for cell in cells:
+    store, grid = CellStore(tmp_path / "cells"), Grid(("simulator",), (4.0, None), seeds=2).cells()
+    for cell in grid:
         assert not store.has(cell)
         assert all(store.has(needed) for needed in cell.needs)
         compute(cell, data, store, Defaults(rounds=3))
-    records: list[Record] = [record for cell in cells if cell.kind != "tuned" for record in store.read(cell)]
+    records: list[Record] = [record for cell in grid if cell.kind != "tuned" for record in store.read(cell)]
     # places, times: own, average, central, both learners at both epsilons, deployed at 4; without noise for one seed
     assert len(records) == 3 * (2 * (3 + 4 + 1) + 1)
 
-    summary = json.loads(json.dumps(summarise(records)))
+    summary = json.loads(json.dumps(summarise(records, PrivacyUnit.CUSTOMER, chosen)))
     (federated,) = select(summary["figures"], method="federated", epsilon=4.0, where=POOLED)
     values = [record["auprc"] for record in select(records, method="federated", epsilon=4.0, where=POOLED)]
     assert federated["auprc"] == pytest.approx(np.mean(values), abs=1e-4)

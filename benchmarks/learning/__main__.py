@@ -24,11 +24,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.learning import tuning
 from benchmarks.learning.cells import Cell, CellStore, Defaults, Record, compute
 from benchmarks.learning.datasets import SETS, BenchmarkSet, load_set
 from benchmarks.learning.plots import draw_plots
 from benchmarks.learning.report import markdown, print_report, summarise
 from mintmark.errors import MintmarkError
+from mintmark.plan import PrivacyUnit
 
 EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0, None)
 QUICK_EPSILONS = (1.0, 4.0, None)
@@ -47,18 +49,20 @@ class Grid:
     sets: tuple[str, ...]
     epsilons: tuple[float | None, ...]
     seeds: int
+    unit: PrivacyUnit = PrivacyUnit.CUSTOMER
 
     def cells(self) -> list[Cell]:
         """In the order in which they should be computed: what is cheap, then seed by seed, then the rest."""
         sets = [name for name in ("sparkov", "simulator", "uci_default") if name in self.sets]
         every = [(seed, name) for seed in range(self.seeds) for name in sets]
         cells = [Cell(0, name, "tuned") for name in sets]
-        cells += [Cell(*pair, kind, budget) for pair in every for kind in GLOBAL for budget in self.epsilons]
+        cells += [Cell(*pair, kind, budget, self.unit) for pair in every for kind in GLOBAL for budget in self.epsilons]
         for pair in every:
             cells += [Cell(*pair, "own"), Cell(*pair, "central")]
-            cells += [Cell(*pair, "deployed", budget) for budget in self.epsilons if budget in MAIN_EPSILONS]
+            main = [budget for budget in self.epsilons if budget in MAIN_EPSILONS]
+            cells += [Cell(*pair, "deployed", budget, self.unit) for budget in main]
         others = [budget for budget in self.epsilons if budget not in MAIN_EPSILONS]
-        return cells + [Cell(0, name, "deployed", budget) for name in sets for budget in others]
+        return cells + [Cell(0, name, "deployed", budget, self.unit) for name in sets for budget in others]
 
 
 def run(
@@ -130,6 +134,13 @@ def main() -> None:
     parser.add_argument("--epsilons", nargs="+", type=_epsilon, help="numbers, or none", metavar="EPSILON")
     parser.add_argument("--seeds", type=int, help=f"how many, {SEEDS} unless given")
     parser.add_argument("--data-dir", type=Path, default=Path("../shared/data"))
+    parser.add_argument(
+        "--unit",
+        type=PrivacyUnit,
+        choices=list(PrivacyUnit),
+        default=PrivacyUnit.CUSTOMER,
+        help="whom the noise hides; transaction is for comparison only: the sets' features look at a customer's other rows",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes of one core each")
     parser.add_argument("--minutes", type=float, default=math.inf, help="then report what is finished")
     parser.add_argument("--quick", action="store_true", help="epsilon 1, 4 and none; one seed")
@@ -137,7 +148,7 @@ def main() -> None:
     options = parser.parse_args()
     os.nice(10)
     epsilons = options.epsilons or (QUICK_EPSILONS if options.quick else EPSILONS)
-    grid = Grid(tuple(options.sets), tuple(epsilons), options.seeds or (1 if options.quick else SEEDS))
+    grid = Grid(tuple(options.sets), tuple(epsilons), options.seeds or (1 if options.quick else SEEDS), options.unit)
     console = Console()
     try:
         store = CellStore(TARGET / "learning")
@@ -148,7 +159,8 @@ def main() -> None:
         )
     except KeyboardInterrupt:
         sys.exit("Stopped. What is finished is kept; the same command goes on from there.")
-    summary = summarise(records)
+    tuned = json.loads(tuning.TUNED.read_text())
+    summary = summarise(records, options.unit, {name: tuned[name] for name in options.sets})
     print_report(summary, console)
     (TARGET / "learning.json").write_text(json.dumps(summary, indent=1) + "\n")
     for file in draw_plots(summary, TARGET):

@@ -39,6 +39,7 @@ Floats = npt.NDArray[np.float64]
 Record = dict[str, Any]
 
 DELTA = 1e-6
+CLIP = {PrivacyUnit.CUSTOMER: 0.5, PrivacyUnit.TRANSACTION: 1.0}
 POOLED = "pooled"
 WITH_BUDGET = ("federated", "linear", "deployed")
 ROOT = Path(__file__).parents[2]
@@ -58,17 +59,20 @@ CODE = {  # what decides the figures of a cell, by its kind
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """`epsilon` is None without noise, and where the kind knows none."""
+    """`epsilon` is None without noise, and where the kind knows none; `unit` is whom the noise hides."""
 
     seed: int
     set: str
     kind: str
     epsilon: float | None = None
+    unit: PrivacyUnit = PrivacyUnit.CUSTOMER
 
     @property
     def name(self) -> str:
-        budget = f"-{'none' if self.epsilon is None else f'{self.epsilon:g}'}" if self.kind in WITH_BUDGET else ""
-        return f"{self.set}-{self.kind}{budget}-{self.seed}"
+        if self.kind not in WITH_BUDGET:
+            return f"{self.set}-{self.kind}-{self.seed}"
+        budget = "none" if self.epsilon is None else f"{self.epsilon:g}"
+        return f"{self.set}-{self.kind}-{self.unit}-{budget}-{self.seed}"
 
     @property
     def needs(self) -> tuple[Cell, ...]:
@@ -77,7 +81,7 @@ class Cell:
             case "own":
                 return (Cell(0, self.set, "tuned"),)
             case "deployed":
-                return (Cell(self.seed, self.set, "own"), Cell(self.seed, self.set, "federated", self.epsilon))
+                return (Cell(self.seed, self.set, "own"), replace(self, kind="federated"))
             case _:
                 return ()
 
@@ -88,8 +92,6 @@ class Defaults:
 
     learner: str = GuidedBoosting.name
     rounds: int = 8
-    clip: float = 0.5
-    unit: PrivacyUnit = PrivacyUnit.CUSTOMER
     rule: str = "weighted_mean"
 
 
@@ -196,7 +198,7 @@ def campaign_for(data: BenchmarkSet, cell: Cell, defaults: Defaults) -> Campaign
         learner=defaults.learner,
         schema_digest=data.schema.digest(),
         rounds=defaults.rounds,
-        privacy=PrivacyTerms(epsilon=cell.epsilon, delta=DELTA, unit=defaults.unit, clip=defaults.clip),
+        privacy=PrivacyTerms(epsilon=cell.epsilon, delta=DELTA, unit=cell.unit, clip=CLIP[cell.unit]),
         aggregation=AggregationTerms(rule=defaults.rule, banks=len(cohort)),
         cohort=cohort,
         quorum=len(cohort),

@@ -2,12 +2,13 @@
 
 The summary, which is also the JSON: `figures` has one entry a set, method, epsilon and place with the mean and standard
 deviation over seeds of every figure; `relative` the AUPRC of pooled rows over the centralised model's; `gains` what the
-deployed model gains over the bank's own, with the middle 95 % of draws of customers (each draw averaged over seeds).
+deployed model gains over the bank's own, with the middle 95 % of draws of customers (each draw averaged over seeds);
+`unit` is the privacy unit and `tuned` what was chosen for the centralised model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
@@ -18,6 +19,7 @@ from rich.table import Table as RichTable
 
 from benchmarks.learning.cells import POOLED, WITH_BUDGET, Record
 from benchmarks.learning.figures import interval
+from mintmark.plan import PrivacyUnit
 
 OTHERS = {"auroc": "ROC-AUC", "recall": "recall", "value": "value"}
 METHODS = {
@@ -38,11 +40,13 @@ SHOWN_GAINS = (1.0, 4.0)
 Summary = dict[str, Any]
 
 
-def summarise(records: Sequence[Record]) -> Summary:
-    """See the module."""
+def summarise(records: Sequence[Record], unit: PrivacyUnit, tuned: Mapping[str, Record]) -> Summary:
+    """See the module. `tuned` says of each set what the centralised model's search chose."""
     figures = [_entry(key, group) for key, group in _grouped(records, ("set", "method", "epsilon", "where"))]
     return {
         "date": datetime.now(UTC).date().isoformat(),
+        "unit": unit.value,
+        "tuned": dict(tuned),
         "figures": figures,
         "relative": _relative(figures),
         "gains": _gains(records),
@@ -105,7 +109,7 @@ def _gains(records: Sequence[Record]) -> list[Record]:
 
 def print_report(summary: Summary, console: Console) -> None:
     """The tables, for a terminal."""
-    console.print(NOTE)
+    console.print(f"Privacy unit: {summary['unit']}. {NOTE}")
     for title, head, rows in tables(summary):
         table = RichTable(title=title, title_justify="left")
         for number, name in enumerate(head):
@@ -117,11 +121,18 @@ def print_report(summary: Summary, console: Console) -> None:
 
 def markdown(summary: Summary) -> str:
     """The section for docs/benchmarks.md."""
-    lines = [f"## Learning ({summary['date']})", "", NOTE, ""]
+    lines = [f"## Learning, {summary['unit']} as unit ({summary['date']})", "", NOTE, ""]
     for title, head, rows in tables(summary):
         lines += [title, "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
-    return "\n".join(lines)
+    lines += [_tuned_sentence(name, chosen) for name, chosen in summary["tuned"].items()]
+    return "\n".join([*lines, ""])
+
+
+def _tuned_sentence(name: str, chosen: Record) -> str:
+    values = ", ".join(f"{key} {value}" for key, value in chosen["parameters"].items())
+    reached = f"validation AUPRC {_number(chosen['auprc'])}, the best of {chosen['trials']}"
+    return f"- {name}, centralised: {chosen['trees']} trees, {values} ({reached})"
 
 
 def tables(summary: Summary) -> Iterable[tuple[str, list[str], list[list[str]]]]:
