@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bank_node import ledger_cli, personal_cli
+from bank_node import ledger_cli
 from bank_node.options import HomeOption
+from bank_node.personal import cli as personal_cli
 from mintmark.errors import MintmarkError
 
 app = typer.Typer(

@@ -28,7 +28,7 @@ ONLY_IN = {
     "mlflow": ("tasks/register.py",),
     "lightgbm": (
         "mintmark/models/",
-        "bank_node/own_model.py",
+        "bank_node/personal/own_model.py",
         "infra/embedded/comparison.py",
         "tasks/register.py",
     ),

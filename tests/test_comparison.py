@@ -12,7 +12,7 @@ from consortium import SCHEMA, Consortium
 from rich.console import Console
 from sklearn.metrics import average_precision_score
 
-from bank_node.shared_model import fetch_shared_model
+from bank_node.personal.shared_model import fetch_shared_model
 from bank_node.table import load_table
 from infra.embedded import comparison
 from infra.embedded.comparison import EFFORT, compare

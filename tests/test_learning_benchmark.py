@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from bank_node.own_model import Effort
+from bank_node.personal.own_model import Effort
 from benchmarks.learning import banks, cells, tuning
 from benchmarks.learning.__main__ import Grid
 from benchmarks.learning.cells import DELTA, POOLED, CellStore, Defaults, Record, compute

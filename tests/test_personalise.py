@@ -13,14 +13,14 @@ from consortium import SCHEMA, Consortium, payments
 from scipy.optimize import minimize
 from sklearn.metrics import average_precision_score
 
-from bank_node.deployed import MODEL_FILE, Deployed, load_deployed, save
-from bank_node.gain import average_precision, paired_gain
-from bank_node.own_model import Effort, cross_fit, deal_folds, search
-from bank_node.personalise import AHEAD, OWN_ALONE, combine_with_shared, judge, train_own
-from bank_node.report import compare, explain
-from bank_node.scorer import Scorer
-from bank_node.shared_model import SharedModel, fetch_shared_model
-from bank_node.stacking import Stack, fit_weights
+from bank_node.personal.deployed import MODEL_FILE, Deployed, load_deployed, save
+from bank_node.personal.gain import average_precision, paired_gain
+from bank_node.personal.own_model import Effort, cross_fit, deal_folds, search
+from bank_node.personal.personalise import AHEAD, OWN_ALONE, combine_with_shared, judge, train_own
+from bank_node.personal.report import compare, explain
+from bank_node.personal.scorer import Scorer
+from bank_node.personal.shared_model import SharedModel, fetch_shared_model
+from bank_node.personal.stacking import Stack, fit_weights
 from mintmark.envelope import generate_signer
 from mintmark.errors import DataError, ProtocolError
 from mintmark.models.lightgbm_text import load

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bank_node import scoring
-from bank_node.deployed import assemble
-from bank_node.scorer import Scorer
-from bank_node.scoring import score_file
-from bank_node.stacking import Stack
+from bank_node.personal import scoring
+from bank_node.personal.deployed import assemble
+from bank_node.personal.scorer import Scorer
+from bank_node.personal.scoring import score_file
+from bank_node.personal.stacking import Stack
 from mintmark.errors import DataError
 from mintmark.models.lightgbm_text import Tree, write
 from mintmark.schema import Feature, FeatureKind, FeatureSchema

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bank_node.own_model import CrossFit, Effort, Parameters, cross_fit, deal_folds, search
-from bank_node.personalise import OwnModel, Personal, combine_with_shared
-from bank_node.scorer import Scorer
-from bank_node.shared_model import SharedModel
+from bank_node.personal.own_model import CrossFit, Effort, Parameters, cross_fit, deal_folds, search
+from bank_node.personal.personalise import OwnModel, Personal, combine_with_shared
+from bank_node.personal.scorer import Scorer
+from bank_node.personal.shared_model import SharedModel
 from mintmark.canonical import canonical_json, read_canonical
 from mintmark.messages import ModelArtifact
 from mintmark.models.lightgbm_text import load

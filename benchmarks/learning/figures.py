@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from bank_node.gain import average_precision
+from bank_node.personal.gain import average_precision
 from mintmark.evaluation import evaluate
 
 FALSE_ALARMS = 0.005  # of the honest rows: what people can look at

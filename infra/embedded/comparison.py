@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bank_node.own_model import Effort
-from bank_node.personalise import OwnModel, combine_with_shared, train_own
-from bank_node.report import compare as report_on
-from bank_node.scorer import Scorer, mean_score
+from bank_node.personal.own_model import Effort
+from bank_node.personal.personalise import OwnModel, combine_with_shared, train_own
+from bank_node.personal.report import compare as report_on
+from bank_node.personal.scorer import Scorer, mean_score
+from bank_node.personal.shared_model import SharedModel, fetch_shared_model
 from bank_node.settings import Home
-from bank_node.shared_model import SharedModel, fetch_shared_model
 from bank_node.table import load_table
 from mintmark import mailbox
 from mintmark.models.lightgbm_text import load

@@ -33,13 +33,13 @@ def personalise(
 
     Takes minutes. Everything stays in the folder deployed/: the model, report.json and comparison.png.
     """
-    from bank_node.deployed import save
-    from bank_node.own_model import Effort
-    from bank_node.personalise import combine_with_shared, train_own
-    from bank_node.pictures import draw_comparison
-    from bank_node.report import compare
-    from bank_node.scorer import Scorer
-    from bank_node.shared_model import fetch_shared_model
+    from bank_node.personal.deployed import save
+    from bank_node.personal.own_model import Effort
+    from bank_node.personal.personalise import combine_with_shared, train_own
+    from bank_node.personal.pictures import draw_comparison
+    from bank_node.personal.report import compare
+    from bank_node.personal.scorer import Scorer
+    from bank_node.personal.shared_model import fetch_shared_model
     from bank_node.table import load_table
     from mintmark.privacy.ledger import write_durably
     from mintmark.s3 import S3Store
@@ -75,9 +75,9 @@ def score(
     ] = 0,
 ) -> None:
     """Score transactions with the deployed model: a probability, log-odds, and reasons if asked for."""
-    from bank_node.deployed import load_deployed
-    from bank_node.scorer import Scorer
-    from bank_node.scoring import score_file
+    from bank_node.personal.deployed import load_deployed
+    from bank_node.personal.scorer import Scorer
+    from bank_node.personal.scoring import score_file
 
     opened = _open(home)
     scorer = Scorer(_fitting(load_deployed(opened.home.deployed, opened.signer.public_key), opened.schema))
@@ -93,10 +93,10 @@ def explain(home: HomeOption) -> None:
 
     Writes explanation.json and explanation.png into the folder deployed/.
     """
-    from bank_node.deployed import load_deployed
-    from bank_node.pictures import draw_explanation
-    from bank_node.report import explain as contributions_of
-    from bank_node.scorer import Scorer
+    from bank_node.personal.deployed import load_deployed
+    from bank_node.personal.pictures import draw_explanation
+    from bank_node.personal.report import explain as contributions_of
+    from bank_node.personal.scorer import Scorer
     from bank_node.table import load_table
     from mintmark.privacy.ledger import write_durably
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bank_node.report import Explanation, Report
+from bank_node.personal.report import Explanation, Report
 from mintmark.privacy.ledger import write_durably
 
 COLOURS = {"own": "#7a869a", "global": "#3b7dd8", "deployed": "#12805c"}

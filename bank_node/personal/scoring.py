@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bank_node.scorer import Scorer
+from bank_node.personal.scorer import Scorer
 from bank_node.table import numpy_column
 from mintmark.errors import DataError
 from mintmark.schema import FeatureKind, FeatureSchema

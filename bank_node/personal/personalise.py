@@ -4,7 +4,7 @@ Three scores are stacked: the bank's own model, the global model, and the global
 trains from its scores on. Every training row has each of the three from models that never saw its customer, so all of them
 are evidence for the weights, and the global model need not be trained twice. Then the bank asks whether anything is gained:
 weights are fitted again without each fold, that fold is scored with them, and customers are drawn anew
-(`bank_node/gain.py`). Unless the stack is ahead in more than half of the draws, the bank keeps its own model.
+(`bank_node/personal/gain.py`). Unless the stack is ahead in more than half of the draws, the bank keeps its own model.
 
     own = train_own(rows, Effort())                                        # needs no global model
     personal = combine_with_shared(own, rows, shared, bank="bank-a")       # personal.deployed, personal.gain
@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bank_node.deployed import Deployed, assemble
-from bank_node.gain import Gain, paired_gain
-from bank_node.own_model import CrossFit, Effort, Tell, cross_fit, deal_folds, search, silent
-from bank_node.shared_model import SharedModel, held_out_scores
-from bank_node.stacking import Stack, fit_weights
+from bank_node.personal.deployed import Deployed, assemble
+from bank_node.personal.gain import Gain, paired_gain
+from bank_node.personal.own_model import CrossFit, Effort, Tell, cross_fit, deal_folds, search, silent
+from bank_node.personal.shared_model import SharedModel, held_out_scores
+from bank_node.personal.stacking import Stack, fit_weights
 from mintmark.models.lightgbm_text import load
 from mintmark.table import Table
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bank_node.deployed import Deployed
-from bank_node.stacking import CLIP
+from bank_node.personal.deployed import Deployed
+from bank_node.personal.stacking import CLIP
 from mintmark.models.lightgbm_text import load
 
 Floats = npt.NDArray[np.float64]

@@ -23,7 +23,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from bank_node.stacking import Stack
+from bank_node.personal.stacking import Stack
 from mintmark.canonical import canonical_json, digest, read_canonical
 from mintmark.envelope import Signer, sign, verify
 from mintmark.errors import DataError, ProtocolError

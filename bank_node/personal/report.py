@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bank_node.gain import Gain, paired_gain
-from bank_node.personalise import Personal
-from bank_node.scorer import Scorer
+from bank_node.personal.gain import Gain, paired_gain
+from bank_node.personal.personalise import Personal
+from bank_node.personal.scorer import Scorer
 from mintmark.table import Table
 
 MAX_EXPLAINED = 20_000  # rows; a mean over more does not change in its second digit
