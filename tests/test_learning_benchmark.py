@@ -14,14 +14,14 @@ from rich.console import Console
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from bank_node.personal.own_model import Effort
-from benchmarks.learning import banks, cells, tuning
+from benchmarks.learning import banks, tuning
 from benchmarks.learning.__main__ import Grid
 from benchmarks.learning.cells import DELTA, POOLED, CellStore, Defaults, Record, compute
 from benchmarks.learning.datasets import BenchmarkSet, pooled, split_set
 from benchmarks.learning.figures import figures, interval, resampled_auprc
 from benchmarks.learning.plots import draw_plots
 from benchmarks.learning.report import markdown, print_report, select, summarise, tables
-from flows.campaign import CLIP, run_campaign
+from flows.campaign import run_campaign
 from mintmark.plan import PrivacyUnit
 from mintmark.synthetic import simulate
 
@@ -89,7 +89,6 @@ def test_campaigns_are_those_of_the_product() -> None:
         offered["learner"], offered["rounds"], offered["rule"]
     )  # fmt: skip
     assert (Grid((), (), 0).unit, DELTA) == (offered["privacy_unit"], offered["delta"])
-    assert cells.CLIP == CLIP
 
 
 def test_cells_become_a_report(data: BenchmarkSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

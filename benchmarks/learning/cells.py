@@ -26,12 +26,14 @@ import numpy.typing as npt
 from benchmarks.learning import banks, tuning
 from benchmarks.learning.datasets import BenchmarkSet, pooled
 from benchmarks.learning.figures import figures, resampled_auprc
+from flows.campaign import CLIP, aggregation_terms
+from mintmark.aggregation.rules import DEFAULT_RULE
 from mintmark.campaign import learner_of
 from mintmark.messages import ModelArtifact
 from mintmark.models import lightgbm_text
 from mintmark.models.boosting import GuidedBoosting
 from mintmark.models.linear import LogisticRegression
-from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
+from mintmark.plan import Campaign, PrivacyTerms, PrivacyUnit
 from mintmark.privacy.ledger import write_durably
 from mintmark.simulation import seeded_gaussian, simulate_rounds
 
@@ -39,7 +41,6 @@ Floats = npt.NDArray[np.float64]
 Record = dict[str, Any]
 
 DELTA = 1e-6
-CLIP = {PrivacyUnit.CUSTOMER: 0.5, PrivacyUnit.TRANSACTION: 1.0}
 POOLED = "pooled"
 WITH_BUDGET = ("federated", "linear", "deployed")
 ROOT = Path(__file__).parents[2]
@@ -92,7 +93,7 @@ class Defaults:
 
     learner: str = GuidedBoosting.name
     rounds: int = 8
-    rule: str = "weighted_mean"
+    rule: str = DEFAULT_RULE
 
 
 class CellStore:
@@ -199,7 +200,7 @@ def campaign_for(data: BenchmarkSet, cell: Cell, defaults: Defaults) -> Campaign
         schema_digest=data.schema.digest(),
         rounds=defaults.rounds,
         privacy=PrivacyTerms(epsilon=cell.epsilon, delta=DELTA, unit=cell.unit, clip=CLIP[cell.unit]),
-        aggregation=AggregationTerms(rule=defaults.rule, banks=len(cohort)),
+        aggregation=aggregation_terms(defaults.rule, len(cohort), None),
         cohort=cohort,
         quorum=len(cohort),
     )
