@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="also write the section for docs/benchmarks.md here")
     options = parser.parse_args()
     os.nice(10)
+    os.environ["OMP_NUM_THREADS"] = "1"  # before a job loads LightGBM: the jobs share the cores already
     epsilons = options.epsilons or (QUICK_EPSILONS if options.quick else EPSILONS)
     grid = Grid(tuple(options.sets), tuple(epsilons), options.seeds or (1 if options.quick else SEEDS), options.unit)
     console = Console()
