@@ -9,7 +9,6 @@ from bank_node.rehearsal import Outgoing, Rehearsal
 from mintmark.plan import Release, RoundPlan
 
 CONTENTS = {
-    Release.BINS: "counts of rows: for each feature, how many fall in each of its public cells, and how many are fraud",
     Release.TRAINING_SUMS: "sums over rows: for each group that the plan makes of them, how far the model is off there",
     Release.SCORES: "counts of held-out rows: how many of each class fall in each range of the model's score",
 }

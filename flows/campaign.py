@@ -24,7 +24,7 @@ from tasks.evaluation import evaluate_model
 from tasks.register import RegisteredModel, load_mlflow, register_model
 
 TRIM = 0.35  # of the weight from each side: more than two of eight banks may hold together
-CLIP = {PrivacyUnit.CUSTOMER: 0.5, PrivacyUnit.TRANSACTION: 1.0}
+CLIP = {PrivacyUnit.CUSTOMER: 0.25, PrivacyUnit.TRANSACTION: 1.0}
 
 
 class CampaignResult(BaseModel):
@@ -47,7 +47,7 @@ async def run_campaign(
     learner: Annotated[
         str, Field(description="What the model is made of", json_schema_extra={"enum": list(LEARNERS)})
     ] = GuidedBoosting.name,
-    rounds: Annotated[int, Field(ge=3, le=100, description="Training rounds; one more evaluates the model")] = 8,
+    rounds: Annotated[int, Field(ge=3, le=100, description="Training rounds; one more evaluates the model")] = 9,
     rule: Annotated[
         str, Field(pattern=r"^[a-z0-9_.:+]{1,120}$", description="How updates are aggregated: docs/aggregation.md")
     ] = DEFAULT_RULE,

@@ -68,9 +68,8 @@ class PrivacyUnit(StrEnum):
 
 
 class Release(StrEnum):
-    """What a round asks a bank to release: counts for the bins, sums to learn from, or counts of scores."""
+    """What a round asks a bank to release: sums to learn from, or counts of scores."""
 
-    BINS = "bins"
     TRAINING_SUMS = "training_sums"
     SCORES = "scores"
 
@@ -183,9 +182,7 @@ class RoundPlan(Agreed):
     @property
     def asks_for(self) -> Release:
         """What would leave the bank."""
-        if self.evaluates:
-            return Release.SCORES
-        return Release.TRAINING_SUMS if self.round else Release.BINS
+        return Release.SCORES if self.evaluates else Release.TRAINING_SUMS
 
     def release_digest(self) -> str:
         """Names what would be released whatever the attempt, its times and the roster: asked again, a bank answers

@@ -11,8 +11,9 @@ from consortium import SCHEMA, Consortium, payments
 
 from mintmark.campaign import learner_of, noise_for, replay, shape_of
 from mintmark.messages import ModelArtifact
-from mintmark.models.boosting import DEPTH, TREES_PER_ROUND, GuidedBoosting, TreeQuery
-from mintmark.models.leaf_values import leaf_values
+from mintmark.models.boosting import DEPTH, FEWEST_TREES, MOST_TREES, GuidedBoosting, TreeQuery
+from mintmark.models.feature_trees import base_rate
+from mintmark.models.leaf_values import HESSIAN, STEPS, leaf_values, round_values, sums_by_level
 from mintmark.models.learner import NoisySum
 from mintmark.models.lightgbm_text import load
 from mintmark.models.rows import code_table
@@ -85,7 +86,7 @@ def test_leaves_are_fitted_to_the_rows_that_fall_in_them() -> None:
     for slot, tree in enumerate(query.trees):
         expected = np.zeros((query.cells, 2))
         for row, p, label in zip(table.features, probability, table.labels, strict=True):
-            expected[_naive_leaf(tree, row)] += (p - label, 2 * math.sqrt(2) * p * (1 - p))
+            expected[_naive_leaf(tree, row)] += (p - label, HESSIAN * p * (1 - p))
         np.testing.assert_allclose(total[slot], expected, atol=len(table) / LATTICE)
 
 
@@ -118,6 +119,41 @@ def test_value_without_noise_is_the_newton_step() -> None:
     assert both[1] == pytest.approx(expected - (-2 + 4 * expected) / 9)
 
 
+def test_a_round_corrects_the_root_once_and_the_rest_by_its_level() -> None:
+    """Without noise: the mean root's Newton step, and below it each level's own one times the level's step over T."""
+    rng, lam = np.random.default_rng(8), 3.0
+    leaves = np.stack([rng.normal(0, 4, (3, 4)), rng.uniform(5, 30, (3, 4))], axis=2)
+    leaves[:, 3] += np.array([40.0, 100.0]) - leaves.sum(axis=1)  # all trees hold the same rows
+    levels = sums_by_level(leaves)
+    found = round_values(levels, 0.0, lam, np.zeros((3, 3), np.int64))
+    root = -40.0 / (100.0 + lam)
+    for tree in range(3):
+        for leaf in range(4):
+            value, stepped = root, root
+            for level, node in enumerate((0, leaf // 2, leaf)):
+                gradient, hessian = levels[level][tree, node]
+                step = -(gradient + hessian * value) / (hessian + lam)
+                value, stepped = value + step, stepped + STEPS[level] * step
+            assert found[tree, leaf] == pytest.approx(stepped / 3)
+
+
+def test_round_0_tells_rows_and_positives() -> None:
+    """From sums at the public first rate: the rows' own rate, and the sums that this rate would have given."""
+    table, learner = build_table(SCHEMA, payments(900, seed=7)).train(), GuidedBoosting()
+    state = learner.start(terms(1), SCHEMA)
+    query = learner.query(state)
+    answer = learner.contributions(state, query, code_table(table))
+    total = bounded_sum(answer, clipping_norm=2**40).vector.reshape(shape_of(query)) / LATTICE
+    found = base_rate(total / np.array([1.0, HESSIAN]), 0.0)
+    rate = table.labels.mean()
+    assert (found.rate, found.positives) == (pytest.approx(rate, rel=1e-5), pytest.approx(table.labels.sum(), rel=1e-5))
+    first = answer.cells_of[0]
+    for cell in range(query.cells):
+        rows = table.labels[first == cell].astype(float)
+        expected = len(rows) * rate - rows.sum(), len(rows) * rate * (1 - rate)
+        np.testing.assert_allclose(found.sums[0, cell], expected, atol=1e-3)
+
+
 def test_noise_alone_grows_nothing() -> None:
     """Sums within one standard deviation of the noise leave every leaf at zero."""
     rng = np.random.default_rng(3)
@@ -125,22 +161,14 @@ def test_noise_alone_grows_nothing() -> None:
     assert (leaf_values([sums], noise=1.0, lam=5.0) == 0).all()
 
 
-def test_structures_do_not_look_at_labels() -> None:
-    """The first question about gradients is the same whatever the labels are; later ones follow from sums only."""
-    one, other = payments(600, seed=1), payments(600, seed=1)
-    other["fraud"] = other["fraud"][::-1].copy()
-    learner, digests = GuidedBoosting(), []
-    for columns in (one, other):
-        table, campaign = build_table(SCHEMA, columns), terms(1)
-        state = learner.start(campaign, SCHEMA)
-        query = learner.query(state)
-        counts = (
-            bounded_sum(learner.contributions(state, query, code_table(table)), clipping_norm=2**40).vector / LATTICE
-        )
-        digests.append(
-            learner.query(learner.settle(state, query, NoisySum(counts.reshape(shape_of(query)), 0.0))).digest()
-        )
-    assert digests[0] == digests[1]
+def test_the_first_question_looks_at_nothing() -> None:
+    """Bins, base rate and first trees follow from the schema and the terms: before any answer, from nobody's rows."""
+    learner = GuidedBoosting()
+    first = learner.query(learner.start(terms(1), SCHEMA))
+    assert isinstance(first, TreeQuery)
+    assert first.digest() == learner.query(learner.start(terms(3), SCHEMA)).digest()
+    for tree, feature in zip(first.trees, SCHEMA.features, strict=True):
+        assert np.isin(tree.threshold, feature.grid()).all()
 
 
 def test_everybody_derives_the_same_question(tmp_path: Path) -> None:
@@ -151,7 +179,7 @@ def test_everybody_derives_the_same_question(tmp_path: Path) -> None:
     learner = learner_of(artifact.campaign)
     question = learner.query(replay(artifact, SCHEMA))
     assert question.digest() == learner.query(replay(artifact, SCHEMA)).digest()
-    assert (question.slots, question.cells, question.width) == (TREES_PER_ROUND, 2**DEPTH, 2)
+    assert FEWEST_TREES <= question.slots <= MOST_TREES and (question.cells, question.width) == (2**DEPTH, 2)
     reseeded = ModelArtifact(artifact.campaign.model_copy(update={"seed": 2}), artifact.history)
     assert learner.query(replay(reseeded, SCHEMA)).digest() != question.digest()
 

@@ -61,7 +61,7 @@ def with_policy(tmp_path: Path, old: str, new: str) -> Consortium:
         ("smallest_cohort = 3", 'smallest_cohort = 3\nfeatures = ["amount"]', RefusalReason.FEATURE_NOT_ALLOWED),
         ("smallest_customers = 50", "smallest_customers = 500", RefusalReason.TOO_FEW_CUSTOMERS),
         ("delta = 1e-6", "delta = 1e-7", RefusalReason.DELTA_TOO_LARGE),
-        ('may_leave = ["bins", ', "may_leave = [", RefusalReason.RELEASE_NOT_ALLOWED),
+        ('["training_sums", "scores"]', '["scores"]', RefusalReason.RELEASE_NOT_ALLOWED),
         ("epsilon_per_round = 4.0", "epsilon_per_round = 0.1", RefusalReason.OVER_ROUND_BUDGET),
     ],
 )
@@ -76,7 +76,7 @@ def test_policy_decides(tmp_path: Path, old: str, new: str, reason: RefusalReaso
 
 def test_policy_may_forbid_evaluation(tmp_path: Path) -> None:
     """Training goes through and the score histograms are refused."""
-    consortium = with_policy(tmp_path, '"training_sums", "scores"]', '"training_sums"]')
+    consortium = with_policy(tmp_path, '["training_sums", "scores"]', '["training_sums"]')
     model = consortium.run(consortium.campaign(rounds=3), 3)
     assert consortium.refusal("bank-0", consortium.plan(model)) is RefusalReason.RELEASE_NOT_ALLOWED
 

@@ -1,26 +1,21 @@
-"""The parts of the boosting, each alone: bins from counts, gains from sums, trees from gains, sums by level."""
+"""The parts of the boosting, each alone: bins of a schema, gains from sums, trees from gains, sums by level."""
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 
 import numpy as np
 import pytest
-from consortium import SCHEMA, payments
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from consortium import SCHEMA
 
-from mintmark.models.bins import MAX_BIN_EDGES, CategoryBins, HistogramQuery, NumberBins, count_rows, find_bins
+from mintmark.models.bins import CategoryBins, NumberBins, public_bins
 from mintmark.models.feature_trees import feature_trees
 from mintmark.models.guidance import Guidance, from_bins
 from mintmark.models.leaf_values import sums_by_level
 from mintmark.models.random_trees import complete_trees, draw_trees
 from mintmark.models.routing import route
-from mintmark.models.rows import code_table
 from mintmark.models.tree import Tree
-from mintmark.privacy.mechanism import LATTICE, bounded_sum
-from mintmark.table import build_table
+from mintmark.schema import Feature, FeatureKind
 
 KEY = bytes(range(32))
 BINS = (
@@ -36,26 +31,21 @@ def guidance(*features: float) -> Guidance:
     return Guidance(np.array(features), np.ones((3, 4)) * (np.arange(4) < edges[:, None]), edges)
 
 
-def test_histograms_count_every_row_once_a_feature() -> None:
-    """A cell's count is the number of rows between its edges, the first cell's of the missing ones, by plain counting."""
-    table = build_table(SCHEMA, payments(400, seed=6))
-    query = HistogramQuery(SCHEMA)
-    counts = bounded_sum(count_rows(query, code_table(table)), clipping_norm=2**40).vector.reshape(4, 256) // LATTICE
-    for column, feature in enumerate(SCHEMA.features):
-        x, ends = table.features[:, column], [-np.inf, *feature.grid(), np.inf]
-        expected = [np.isnan(x).sum(), *(((low < x) & (x <= high)).sum() for low, high in itertools.pairwise(ends))]
-        assert counts[column, : len(expected)].tolist() == expected and not counts[column, len(expected) :].any()
-    assert counts[3, :2].tolist() == np.bincount(table.labels, minlength=2).tolist()
-
-
-@settings(max_examples=100, deadline=None)
-@given(arrays(np.float64, (4, 256), elements=st.floats(-1e4, 1e6)), st.sampled_from([0.0, 10.0, 1e7]))
-def test_bins_lie_on_the_grid(counts: np.ndarray, noise: float) -> None:
-    """Whatever the noised counts, each number gets 1 to 24 edges of its own grid, in order."""
-    for feature, own in zip(SCHEMA.features, find_bins(SCHEMA, counts, noise), strict=True):
+@pytest.mark.parametrize("most", [2, 3, 24, 64, 1000])
+def test_bins_lie_on_the_grid(most: int) -> None:
+    """Each number gets at most so many bins, between edges of its own grid, in order, and at least one edge."""
+    for feature, own in zip(SCHEMA.features, public_bins(SCHEMA, most), strict=True):
         assert isinstance(own, NumberBins)
-        assert 1 <= own.splits <= MAX_BIN_EDGES and (np.diff(own.edges) > 0).all()
+        assert 1 <= own.splits == min(most - 1, len(feature.grid())) and (np.diff(own.edges) > 0).all()
         assert np.isin(own.edges, feature.grid()).all()
+
+
+@pytest.mark.parametrize("features", [1, 30, 512])
+def test_round_0_fits_an_update(features: int) -> None:
+    """However many features there are, one tree of full bins each asks for no more than 20 kB of sums."""
+    own = tuple(Feature(f"x{number}", FeatureKind.LINEAR, 0, 1) for number in range(features))
+    trees = feature_trees(public_bins(dataclasses.replace(SCHEMA, features=own), 64))
+    assert 8 * len(trees) * max(tree.leaves for tree in trees) < 20_000
 
 
 def test_gains_are_those_of_the_cuts() -> None:
@@ -87,7 +77,7 @@ def test_a_key_draws_the_same_trees_everywhere() -> None:
     other = draw_trees(guidance(1, 1, 1), 20, 5, KEY[::-1])
     for name in ("feature", "threshold", "missing_left"):
         assert getattr(one, name).tolist() == getattr(again, name).tolist() != getattr(other, name).tolist()
-    strong = draw_trees(guidance(1000, 1, 1), 200, 1, KEY).feature.ravel()
+    strong = draw_trees(guidance(20, 1, 1), 200, 1, KEY).feature.ravel()
     assert (strong == 0).mean() > 0.85 and set(strong.tolist()) == {0, 1, 2}
 
 
@@ -126,10 +116,7 @@ def test_sums_of_levels_are_sums_of_leaves() -> None:
 
 def test_a_tree_over_one_feature_is_one_step() -> None:
     """A tree of full bins takes one look-up, however many bins there are."""
-    table = build_table(SCHEMA, payments(400, seed=6))
-    query = HistogramQuery(SCHEMA)
-    counts = bounded_sum(count_rows(query, code_table(table)), clipping_norm=2**40).vector.reshape(4, 256) / LATTICE
-    trees = feature_trees(find_bins(SCHEMA, counts, 0.0))
+    trees = feature_trees(public_bins(SCHEMA, 64))
     assert min(tree.leaves for tree in trees) > 20
     assert route(SCHEMA, trees).feature.shape[1] == 1
 

@@ -1,11 +1,11 @@
 r"""Guided random boosting: trees whose structure never looks at data, leaves fitted to noised sums.
 
-Round 0 agrees on bins (`bins.py`). Round 1 asks for gradient and hessian sums of one tree of full bins a feature
-(`feature_trees.py`), which also shows where splits pay (`guidance.py`). Every later round draws T random trees from that
-guidance (`random_trees.py`), asks for their leaves' sums, and appends them with the values those sums support
-(`leaf_values.py`). A row adds (g, 2 sqrt(2) h) to one leaf of each tree, g = p - y, h = p (1 - p): $g^2 + 8 h^2 \le 1$
-for every p in [0, 1], so the hessian rides along free. With the noise off and the plain sum as the rule this is exactly
-boosting on the pooled rows. The learning notes have the measurements (docs/learning.md).
+Bins are public (`bins.py`). Round 0 asks for gradient and hessian sums of one tree of full bins a feature
+(`feature_trees.py`), which give the base rate and show where splits pay (`guidance.py`). Every later round draws T random
+trees from that guidance (`random_trees.py`), asks for their leaves' sums, and appends them with the values those sums
+support (`leaf_values.py`). A row adds (g, C h) to one leaf of each tree, g = p - y, h = p (1 - p), C = `HESSIAN`:
+$g^2 + 8 h^2 \le 1$ for every p in [0, 1], so its norm is at most 1. With the noise off and the plain sum as the rule this
+is exactly boosting on the pooled rows. The learning notes have the measurements (docs/learning.md).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from mintmark.canonical import canonical_json, digest
 from mintmark.models import bins, feature_trees, guidance, leaf_values, lightgbm_text, random_trees
-from mintmark.models.bins import Bins, HistogramQuery
+from mintmark.models.bins import Bins
 from mintmark.models.guidance import Guidance, Splits
+from mintmark.models.leaf_values import HESSIAN
 from mintmark.models.learner import NoisySum, Query
 from mintmark.models.rows import RowState, add_leaves, advance, leaves_of
 from mintmark.models.score_histogram import ScoreQuery, count_scores
@@ -33,14 +34,13 @@ from mintmark.schema import FeatureSchema, Monotone
 if TYPE_CHECKING:
     import lightgbm
 
-TREES_PER_ROUND = 10
+FEWEST_TREES, MOST_TREES = 10, 38  # a round; 38 trees of 64 leaves fill an update of 20 kB
+SIGNAL_PER_TREE = 4.0  # standard deviations of round 0's noise in the positives' sum, for every tree of a round
 DEPTH = 6
 FEATURE_TREES_STEP = 2.5
-RANDOM_TREES_STEP = 2.0
-LEAF_PRIOR = 5.0  # hessian added to every leaf, before noise adds its own
-BINS_SHARE = 0.05  # of the budget; score histograms take as much
-GUIDE_SHARE = 0.15  # of what is left
-HESSIAN = 2 * math.sqrt(2)
+LEAF_PRIOR = 1e-3  # of the released hessian of all rows, added to every leaf's before noise adds its own
+EVALUATION_SHARE = 0.05  # of the budget
+GUIDE_SHARE = 0.25  # of what is left
 
 Floats = npt.NDArray[np.float64]
 
@@ -51,7 +51,7 @@ class TreeQuery:
 
     schema: FeatureSchema
     trees: tuple[Tree, ...]
-    splits: Splits | None  # None: the full-bin trees of round 1
+    splits: Splits | None  # None: the full-bin trees of round 0
     width: int = 2
 
     @property
@@ -76,6 +76,7 @@ class BoostingState:
     round: int = 0
     bins: tuple[Bins, ...] = ()
     base_score: float = 0.0
+    trees_per_round: int = 0
     trees: tuple[Tree, ...] = ()
     guidance: Guidance | None = None
     scores: Floats | None = None  # [2, cells] score histograms by class, after the last round
@@ -90,25 +91,23 @@ class GuidedBoosting:
         """The state before round 0. Raises `ValueError` when the schema is not the campaign's."""
         if schema.digest() != campaign.schema_digest:
             raise ValueError(f"expected the schema {campaign.schema_digest}, got {schema.digest()}")
-        return BoostingState(campaign, schema)
+        public = bins.public_bins(schema, _number_bins(campaign.privacy.epsilon))
+        return BoostingState(campaign, schema, bins=public, base_score=_log_odds(feature_trees.FIRST_RATE))
 
     def budget_share(self, campaign: Campaign, round: int) -> float:
-        """5 % for the bins, 5 % for the evaluation, 15 % of the rest for round 1, the others alike."""
-        if round in (0, campaign.rounds):
-            return BINS_SHARE
-        learning = 1 - 2 * BINS_SHARE
-        return learning * (GUIDE_SHARE if round == 1 else (1 - GUIDE_SHARE) / (campaign.rounds - 2))
+        """5 % for the evaluation, a quarter of the rest for round 0, the others alike."""
+        if round == campaign.rounds:
+            return EVALUATION_SHARE
+        return (1 - EVALUATION_SHARE) * (GUIDE_SHARE if round == 0 else (1 - GUIDE_SHARE) / (campaign.rounds - 1))
 
     def query(self, state: BoostingState) -> Query:
         """The next round's question."""
-        if state.round == 0:
-            return HistogramQuery(state.schema)
         if state.round == state.campaign.rounds:
             return ScoreQuery(state.schema)
-        if state.round == 1 or state.guidance is None:
+        if state.guidance is None:
             return TreeQuery(state.schema, feature_trees.feature_trees(state.bins), None)
         key = hashlib.sha256(f"mintmark/trees/{state.campaign.seed}/{state.round}".encode()).digest()
-        splits = random_trees.draw_trees(state.guidance, TREES_PER_ROUND, DEPTH, key)
+        splits = random_trees.draw_trees(state.guidance, state.trees_per_round, DEPTH, key)
         return TreeQuery(state.schema, random_trees.complete_trees(splits, state.bins), splits)
 
     def advance(self, state: BoostingState, rows: RowState) -> RowState:
@@ -119,9 +118,7 @@ class GuidedBoosting:
         return advance(rows, state.schema, state.trees)
 
     def contributions(self, state: BoostingState, query: Query, rows: RowState) -> Contributions:
-        """Each row's cells and values. Round 0 counts rows, the last round scores, the others gradients."""
-        if isinstance(query, HistogramQuery):
-            return bins.count_rows(query, rows)
+        """Each row's cells and values. The last round counts scores, the others sum gradients."""
         score = self.advance(state, rows).score + state.base_score
         probability = 1 / (1 + np.exp(-score))
         if isinstance(query, ScoreQuery):
@@ -133,10 +130,6 @@ class GuidedBoosting:
     def settle(self, state: BoostingState, query: Query, total: NoisySum) -> BoostingState:
         """The next state from a round's aggregate."""
         after = replace(state, round=state.round + 1)
-        if isinstance(query, HistogramQuery):
-            counts = total.values[..., 0]
-            found = bins.find_bins(state.schema, counts, total.noise)
-            return replace(after, bins=found, base_score=bins.base_score(counts))
         if isinstance(query, ScoreQuery):
             return replace(after, scores=np.maximum(total.values[0, :, 0], 0.0).reshape(2, -1))
         assert isinstance(query, TreeQuery)
@@ -155,26 +148,52 @@ class GuidedBoosting:
 
 
 def _settle_feature_trees(after: BoostingState, query: TreeQuery, sums: Floats, noise: float) -> BoostingState:
-    """Append the full-bin trees; put categories in order; begin the guidance."""
-    lam = LEAF_PRIOR + noise / HESSIAN
-    values = leaf_values.bin_values(sums, noise, lam, after.bins, _directions(after.schema))
+    """Set the base score, append the full-bin trees, put categories in order, begin the guidance."""
+    base = feature_trees.base_rate(sums, noise)
+    lam = _prior(base.sums, base.noise)
+    values = leaf_values.bin_values(base.sums, base.noise, lam, after.bins, _directions(after.schema))
     order = feature_trees.category_order(after.bins, values)
-    ordered = np.take_along_axis(sums, order[..., None], axis=1)
-    known = guidance.from_bins(ordered, noise, lam, bins.split_counts(after.bins))
-    grown = _with_values(query.trees, values * (FEATURE_TREES_STEP / query.slots))
-    return replace(after, bins=feature_trees.in_order(after.bins, order), trees=after.trees + grown, guidance=known)
+    ordered = np.take_along_axis(base.sums, order[..., None], axis=1)
+    return replace(
+        after,
+        base_score=_log_odds(base.rate),
+        bins=feature_trees.in_order(after.bins, order),
+        trees=_with_values(query.trees, values * (FEATURE_TREES_STEP / query.slots)),
+        trees_per_round=_affordable_trees(base.positives, noise),
+        guidance=guidance.from_bins(ordered, base.noise, lam, bins.split_counts(after.bins)),
+    )
 
 
 def _settle_random_trees(
     after: BoostingState, query: TreeQuery, splits: Splits, sums: Floats, noise: float
 ) -> BoostingState:
     """Append the random trees with the values of their leaves; learn from their nodes."""
-    assert after.guidance is not None  # there since round 1
-    lam, levels = LEAF_PRIOR + noise / HESSIAN, leaf_values.sums_by_level(sums)
+    assert after.guidance is not None  # there since round 0
+    lam, levels = _prior(sums, noise), leaf_values.sums_by_level(sums)
     known = guidance.learn_from_trees(after.guidance, splits, levels, noise, lam)
-    values = leaf_values.leaf_values(levels, noise, lam, _directions(after.schema)[splits.feature])
-    grown = _with_values(query.trees, values * (RANDOM_TREES_STEP / query.slots))
-    return replace(after, trees=after.trees + grown, guidance=known)
+    values = leaf_values.round_values(levels, noise, lam, _directions(after.schema)[splits.feature])
+    return replace(after, trees=after.trees + _with_values(query.trees, values), guidance=known)
+
+
+def _number_bins(epsilon: float | None) -> int:
+    """A number's bins: the fewer, the more noise there will be in each."""
+    if epsilon is None:
+        return 64
+    return 24 if epsilon <= 2 else 32
+
+
+def _affordable_trees(positives: float, noise: float) -> int:
+    """Trees of a round: many average out what is random in each, few leave more of the budget for each."""
+    return int(np.clip(positives / max(SIGNAL_PER_TREE * noise, 1e-9), FEWEST_TREES, MOST_TREES))
+
+
+def _prior(sums: Floats, noise: float) -> float:
+    """The hessian added to every node, from a round's [T, leaves, 2]. Relative, because clipping scales all sums."""
+    return LEAF_PRIOR * max(float(sums[..., 1].sum(axis=1).mean()), 1e-9) + noise / HESSIAN
+
+
+def _log_odds(rate: float) -> float:
+    return math.log(rate / (1 - rate))
 
 
 def _directions(schema: FeatureSchema) -> npt.NDArray[np.int64]:

@@ -1,22 +1,30 @@
-"""Step 2, round 1: one tree a feature with a leaf for every bin, and the order of categories that its sums show.
+"""Step 2, round 0: one tree a feature with a leaf for every bin: base rate, main effects and the order of categories.
 
-Leaf b of feature f's tree is its bin b, so that the sums are G and H of every bin. Trees cut numbers by size; categories
-have no order until this round's noised sums give them one, by the values that their bins support: along it the best cut
-of a category is the best of all its two-part partitions (Fisher 1958; LightGBM sorts by the same ratio).
+Leaf b of feature f's tree is its bin b, so that the sums are G and H of every bin. The round is asked at a public first
+rate, where H counts rows and G their positives: from both follow the base rate and what G and H would have been at it.
+Trees cut numbers by size; categories have no order until this round's noised sums give them one, by the values that
+their bins support: along it the best cut of a category is the best of all its two-part partitions (Fisher 1958;
+LightGBM sorts by the same ratio).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from mintmark.models.bins import Bins, CategoryBins, NumberBins
+from mintmark.models.leaf_values import HESSIAN
 from mintmark.models.tree import Tree
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+FIRST_RATE = 0.05
+"""Of positives, before anything is known: rare enough that honest rows do not fill a customer's norm."""
 
 
 def feature_trees(bins: Sequence[Bins]) -> tuple[Tree, ...]:
@@ -25,6 +33,34 @@ def feature_trees(bins: Sequence[Bins]) -> tuple[Tree, ...]:
         _number_tree(column, own) if isinstance(own, NumberBins) else _category_tree(column, own)
         for column, own in enumerate(bins)
     )
+
+
+@dataclass(frozen=True, eq=False)
+class BaseRate:
+    """What round 0 says of all rows: `rate` of `positives`, and its `sums` [F, W, 2] and their `noise` at that rate."""
+
+    rate: float
+    positives: float
+    sums: Floats
+    noise: float
+
+
+def base_rate(sums: Floats, noise: float) -> BaseRate:
+    r"""From sums at the rate $p_0$ = `FIRST_RATE` to those at the rows' own rate p, kept within [1e-4, .5].
+
+    A bin of N rows, Y of them positive, has $H = p_0 (1 - p_0) N$ and $G = p_0 N - Y$; at p it has
+    $G + (p - p_0) N$ and $p (1 - p) N$. `noise` is the standard deviation in G. Bins of noise alone may sum to no rows.
+
+    >>> found = base_rate(np.array([[[0.0, 0.0], [5.0 - 10.0, 100 * 0.0475]]]), noise=0.0)
+    >>> round(found.rate, 12), found.sums[0, 1].round(12).tolist()
+    (0.1, [0.0, 9.0])
+    """
+    first = FIRST_RATE * (1 - FIRST_RATE)
+    rows = sums[..., 1] / first
+    total, positives = (float(own.sum(axis=1).mean()) for own in (rows, FIRST_RATE * rows - sums[..., 0]))
+    rate = float(np.clip(positives / max(total, 1e-9), 1e-4, 0.5))
+    moved = np.stack([sums[..., 0] + (rate - FIRST_RATE) * rows, rate * (1 - rate) * rows], axis=2)
+    return BaseRate(rate, positives, moved, noise * math.hypot(1, (rate - FIRST_RATE) / (first * HESSIAN)))
 
 
 def category_order(bins: Sequence[Bins], values: Floats) -> Ints:

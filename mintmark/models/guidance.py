@@ -2,7 +2,7 @@ r"""Step 3: which splits are worth sampling, from gains that released sums show.
 
 Random trees whose structure does not depend on data cost no privacy; sampling their splits in proportion to gains that
 earlier rounds' noised sums already showed costs none either. From those gains, p(feature) is proportional to
-gain^.75 with a uniform floor of 3 %, and p(threshold | feature) to gain^.5 mixed with 20 % uniform.
+the gain with a uniform floor of 10 %, and p(threshold | feature) to gain^.5 mixed with 20 % uniform.
 Source: measured in the project's learning notes (docs/learning.md); the gain is LightGBM's, $G^2 / (H + \lambda)$.
 """
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_FEATURE_POWER, _FEATURE_FLOOR = 0.75, 0.03
+_FEATURE_FLOOR = 0.1
 _THRESHOLD_POWER, _THRESHOLD_UNIFORM = 0.5, 0.2
 _MEMORY = 0.7  # how much of an estimate stays when a later round says something new
 
@@ -37,7 +37,7 @@ class Guidance:
 
     def feature_probabilities(self) -> Floats:
         """[F], sum 1."""
-        weights = self.feature**_FEATURE_POWER
+        weights = self.feature
         uniform = np.full(len(weights), 1 / len(weights))
         return (1 - _FEATURE_FLOOR) * _normalised(weights, uniform) + _FEATURE_FLOOR * uniform
 

@@ -1,8 +1,10 @@
 r"""Step 5: the values that noised sums support, from the root of each tree down to its leaves.
 
 With G and H the sums of gradients and hessians in a node, v its parent's value, s the standard deviation of the noise in
-G and lambda the prior: $r = G + H v$, $v \leftarrow v - \max(0, 1 - s^2/r^2)\, r / (\max(H, 0) + \lambda)$, clipped to +-2.
-Where a feature is monotone, `monotone.py` bounds every level before the next one starts from it.
+G, s / C that in H and lambda the prior: $r = G + H v$, its variance $\sigma^2 = s^2 (1 + v^2 / C^2)$, and
+$v \leftarrow v - \max(0, 1 - \sigma^2/r^2)\, r / (\max(H, 0) + \lambda)$, clipped to +-2. A level's correction to its
+parents is added with that level's step (`STEPS`) over T: trees share what shows near their roots and differ below,
+so deep corrections overlap less and may go further. Where a feature is monotone, `monotone.py` bounds every level's values.
 """
 
 from __future__ import annotations
@@ -18,12 +20,27 @@ from mintmark.models.monotone import Bounds, isotonic
 Floats = npt.NDArray[np.float64]
 
 LEAF_BOUND = 2.0  # log-odds
+HESSIAN = 0.7
+"""C: hessians are summed in this unit. Up to sqrt(8) a row's norm stays within 1; a customer's grows, and is clipped."""
+STEPS = (1.0, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
+"""By level, root first; deeper levels take the last."""
+
+
+def round_values(levels: Sequence[Floats], noise: float, lam: float, direction: npt.NDArray[np.integer]) -> Floats:
+    """What a round's T trees add to the model: [T, leaves], each tree's share of it.
+
+    All trees have the same root, so its noise is averaged over them and its correction, a Newton step, added once.
+    """
+    root = levels[0].mean(axis=0, keepdims=True)  # [1, 1, 2]
+    shift = node_values(root, np.zeros((1, 1)), noise**2 * levels[-1].shape[1] / len(levels[0]), lam)
+    left = [np.stack([sums[..., 0] + np.maximum(sums[..., 1], 0.0) * shift, sums[..., 1]], axis=2) for sums in levels]
+    return (shift + leaf_values(left, noise, lam, direction)) / len(levels[0])
 
 
 def leaf_values(
     levels: Sequence[Floats], noise: float, lam: float, direction: npt.NDArray[np.integer] | None = None
 ) -> Floats:
-    """Values of the leaves of T complete trees: [T, leaves].
+    """Values of the leaves of T complete trees, each level's correction times its step: [T, leaves].
 
     `levels[l]` [T, N_l, 2] holds G and H of level l's nodes, `noise` is the standard deviation of a leaf's G.
     `direction` [T, M] says of every split, in heap order, that the right child's values may not be below (1) or above
@@ -33,17 +50,18 @@ def leaf_values(
     [[2.0]]
     """
     value: Floats = np.zeros(levels[0].shape[:2])
+    stepped: Floats = value
     bounds = None if direction is None else Bounds.none(len(value))
     leaves = levels[-1].shape[1]
     for level, sums in enumerate(levels):
-        nodes = int(sums.shape[1])
-        parent = value
-        value = np.repeat(value, nodes // value.shape[1], axis=1)
-        value = node_values(sums, value, noise**2 * (leaves // nodes), lam)
+        nodes, above = int(sums.shape[1]), stepped
+        parent, stepped = (np.repeat(own, nodes // own.shape[1], axis=1) for own in (value, stepped))
+        value = node_values(sums, parent, noise**2 * (leaves // nodes), lam)
+        stepped = stepped + STEPS[min(level, len(STEPS) - 1)] * (value - parent)
         if bounds is not None and direction is not None and level:
             split = direction[:, nodes // 2 - 1 : nodes - 1]
-            value, bounds = bounds.below(value, parent, split)
-    return value
+            stepped, bounds = bounds.below(stepped, above, split)
+    return stepped
 
 
 def node_values(sums: Floats, parent: Floats, variance: float, lam: float) -> Floats:
@@ -54,7 +72,8 @@ def node_values(sums: Floats, parent: Floats, variance: float, lam: float) -> Fl
     """
     gradient, hessian = sums[..., 0], np.maximum(sums[..., 1], 0.0)
     residual = gradient + hessian * parent
-    keep = np.maximum(0.0, 1 - variance / np.maximum(residual**2, 1e-300))
+    variance_of_residual = variance * (1 + (parent / HESSIAN) ** 2)
+    keep = np.maximum(0.0, 1 - variance_of_residual / np.maximum(residual**2, 1e-300))
     return np.clip(parent - keep * residual / (hessian + lam), -LEAF_BOUND, LEAF_BOUND)
 
 

@@ -1,13 +1,14 @@
 r"""Logistic regression over bins: one coefficient a bin, for small budgets and for those who must explain every figure.
 
-Round 0 agrees on bins, as boosting's (`bins.py`), and takes every other or third of them: few, so that each holds enough.
-Every later round asks for the sums of gradient and hessian in every bin of every feature at the present coefficients, the
-question of boosting's first round, and steps (`logistic_step.py`). The last round counts scores. The finished model is a
+Bins are public, as boosting's (`bins.py`), but fewer, so that each holds enough. Every round asks for the sums of gradient
+and hessian in every bin of every feature at the present coefficients, the question of boosting's first round, and steps
+(`logistic_step.py`); round 0 gives the base rate besides. The last round counts scores. The finished model is a
 scikit-learn `LogisticRegression` behind one-hot bins (`scikit_pipeline.py`); as a LightGBM text it is one tree a feature.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -17,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mintmark.models import bins, lightgbm_text
-from mintmark.models.bins import Bins, HistogramQuery, NumberBins
-from mintmark.models.boosting import HESSIAN, TreeQuery
-from mintmark.models.feature_trees import feature_trees
+from mintmark.models.bins import Bins, NumberBins
+from mintmark.models.boosting import TreeQuery
+from mintmark.models.feature_trees import FIRST_RATE, base_rate, feature_trees
+from mintmark.models.leaf_values import HESSIAN
 from mintmark.models.learner import NoisySum, Query
 from mintmark.models.logistic_step import Coefficients, Slope, next_coefficients, present
 from mintmark.models.rows import RowState, leaves_of
@@ -32,12 +34,10 @@ from mintmark.schema import FeatureSchema
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
-MAX_LINEAR_EDGES = 7
-BINS_SHARE = 0.05  # of the budget; score histograms take as much, the other rounds alike of the rest
+NUMBER_BINS = 8
+EVALUATION_SHARE = 0.05  # of the budget; the other rounds take alike of the rest
 
 Floats = npt.NDArray[np.float64]
-
-_BEFORE_BINS = Coefficients(0.0, np.zeros((0, 0)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +46,9 @@ class LinearState:
 
     campaign: Campaign
     schema: FeatureSchema
+    bins: tuple[Bins, ...]
+    coefficients: Coefficients
     round: int = 0
-    bins: tuple[Bins, ...] = ()
-    coefficients: Coefficients = _BEFORE_BINS
     slopes: tuple[Slope, ...] = ()
     scores: Floats | None = None  # [2, cells] score histograms by class, after the last round
 
@@ -71,18 +71,16 @@ class LogisticRegression:
         """The state before round 0. Raises `ValueError` when the schema is not the campaign's."""
         if schema.digest() != campaign.schema_digest:
             raise ValueError(f"expected the schema {campaign.schema_digest}, got {schema.digest()}")
-        return LinearState(campaign, schema)
+        public = bins.public_bins(schema, NUMBER_BINS)
+        width = max(own.splits for own in public) + 2
+        return LinearState(campaign, schema, public, Coefficients(_log_odds(FIRST_RATE), np.zeros((len(public), width))))
 
     def budget_share(self, campaign: Campaign, round: int) -> float:
-        """5 % for the bins, 5 % for the evaluation, the other rounds alike."""
-        if round in (0, campaign.rounds):
-            return BINS_SHARE
-        return (1 - 2 * BINS_SHARE) / (campaign.rounds - 1)
+        """5 % for the evaluation, the other rounds alike."""
+        return EVALUATION_SHARE if round == campaign.rounds else (1 - EVALUATION_SHARE) / campaign.rounds
 
     def query(self, state: LinearState) -> Query:
         """The next round's question."""
-        if state.round == 0:
-            return HistogramQuery(state.schema)
         if state.round == state.campaign.rounds:
             return ScoreQuery(state.schema)
         return TreeQuery(state.schema, feature_trees(state.bins), None)
@@ -92,9 +90,7 @@ class LogisticRegression:
         return replace(rows, score=_score(state, leaves_of(rows, state.schema, feature_trees(state.bins))))
 
     def contributions(self, state: LinearState, query: Query, rows: RowState) -> Contributions:
-        """Each row's cells and values. Round 0 counts rows, the last round scores, the others gradients."""
-        if isinstance(query, HistogramQuery):
-            return bins.count_rows(query, rows)
+        """Each row's cells and values. The last round counts scores, the others sum gradients."""
         cells = leaves_of(rows, state.schema, feature_trees(state.bins))
         probability = 1 / (1 + np.exp(-(_score(state, cells) + state.coefficients.intercept)))
         if isinstance(query, ScoreQuery):
@@ -105,20 +101,14 @@ class LogisticRegression:
     def settle(self, state: LinearState, query: Query, total: NoisySum) -> LinearState:
         """The next state from a round's aggregate."""
         after = replace(state, round=state.round + 1)
-        if isinstance(query, HistogramQuery):
-            counts = total.values[..., 0]
-            found = tuple(_coarser(own) for own in bins.find_bins(state.schema, counts, total.noise))
-            width = max(own.splits for own in found) + 2
-            return replace(
-                after,
-                bins=found,
-                coefficients=Coefficients(bins.base_score(counts), np.zeros((len(found), width))),
-            )
         if isinstance(query, ScoreQuery):
             return replace(after, scores=np.maximum(total.values[0, :, 0], 0.0).reshape(2, -1))
-        sums = total.values * present(state.bins, query.cells)[..., None]
-        gradient, hessian = sums[..., 0], sums[..., 1] / HESSIAN
-        slopes = (*state.slopes, Slope(state.coefficients, gradient, hessian, total.noise))
+        at, noise = state.coefficients, total.noise
+        sums = total.values * present(state.bins, query.cells)[..., None] / np.array([1.0, HESSIAN])
+        if state.round == 0:
+            base = base_rate(sums, noise)
+            at, sums, noise = replace(at, intercept=_log_odds(base.rate)), base.sums, base.noise
+        slopes = (*state.slopes, Slope(at, sums[..., 0], sums[..., 1], noise))
         return replace(after, slopes=slopes, coefficients=next_coefficients(state.bins, slopes))
 
     def export(self, state: LinearState) -> str:
@@ -164,11 +154,8 @@ def _word_labels(groups: Sequence[Sequence[int]], words: Sequence[str]) -> list[
     return ["missing or unknown", *(" ".join(words[code] for code in group) for group in groups)]
 
 
-def _coarser(own: Bins) -> Bins:
-    """At most MAX_LINEAR_EDGES edges, evenly taken; categories keep a bin a word."""
-    if not isinstance(own, NumberBins) or own.splits <= MAX_LINEAR_EDGES:
-        return own
-    return NumberBins(own.edges[np.linspace(0, own.splits - 1, MAX_LINEAR_EDGES).round().astype(int)])
+def _log_odds(rate: float) -> float:
+    return math.log(rate / (1 - rate))
 
 
 def _score(state: LinearState, cells: npt.NDArray[np.uint8]) -> Floats:
