@@ -24,7 +24,7 @@ app = typer.Typer(
 @app.command()
 def demo(
     banks: Annotated[int, typer.Option(min=2, max=26, help="Banks in the simulation, the last one small.")] = 4,
-    rounds: Annotated[int, typer.Option(min=3, max=100, help="Training rounds; one more evaluates.")] = 8,
+    rounds: Annotated[int, typer.Option(min=3, max=100, help="Training rounds; one more evaluates.")] = 9,
     epsilon: Annotated[
         float, typer.Option(min=0.01, max=10.0, help="What the campaign may cost every customer (delta is 1e-6).")
     ] = 4.0,

@@ -78,7 +78,7 @@ class PrivacyTerms(Agreed):
     """The guarantee a campaign works under: (epsilon, delta) for every unit, over the whole campaign.
 
     `clip` is the clipping norm of one unit as a fraction of the most that a single row can contribute: at 1 and the
-    transaction as unit nothing is ever clipped. For customers .5 costs little (docs/learning.md) and halves the noise.
+    transaction as unit nothing is ever clipped. For customers .25 costs little (docs/learning.md) and quarters the noise.
     `epsilon` of None asks for no noise at all: simulations only, no bank's policy allows it.
     """
 
