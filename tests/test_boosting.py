@@ -16,7 +16,7 @@ from mintmark.models.feature_trees import base_rate
 from mintmark.models.leaf_values import HESSIAN, STEPS, leaf_values, round_values, sums_by_level
 from mintmark.models.learner import NoisySum
 from mintmark.models.lightgbm_text import load
-from mintmark.models.rows import code_table
+from mintmark.models.rows import code_table, remember
 from mintmark.models.tree import Tree
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
 from mintmark.privacy.mechanism import LATTICE, bounded_sum
@@ -102,7 +102,7 @@ def test_leaves_that_were_kept_give_the_same_scores() -> None:
         answer = learner.contributions(state, query, rows)
         total = bounded_sum(answer, clipping_norm=2**40).vector.reshape(shape_of(query)) / LATTICE
         artifact = ModelArtifact(campaign, (*artifact.history, NoisySum(total, 0.0)))
-        rows = learner.remember(rows, query, answer)
+        rows = remember(rows, query.digest(), answer.cells_of)
     other = ModelArtifact(campaign.model_copy(update={"seed": 99}), artifact.history)
     assert learner.advance(replay(other, SCHEMA), rows).score.tobytes() == (
         learner.advance(replay(other, SCHEMA), plain).score.tobytes()

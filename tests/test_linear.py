@@ -174,7 +174,7 @@ def test_finished_model_predicts_what_the_learner_scores(
     numbers = np.concatenate([near, [1e300, -1e300, 5e-324, 2e-35]])
     words = np.array([0, 1, 2, 3, np.nan, 4, 250, -1, -7, 2.5, -0.5])
     features = np.stack([rng.choice(numbers, 60), rng.choice(numbers, 60), rng.choice(words, 60)], axis=1)
-    state = LinearState(exact(1, schema=MIXED), MIXED, 3, bins, coefficients)
+    state = LinearState(exact(1, schema=MIXED), MIXED, bins, coefficients, round=3)
     nothing = np.zeros(len(features))
     rows = RowState(code_features(MIXED, features), nothing.astype(np.uint8), nothing.astype(np.int64), nothing)
     own = LEARNER.advance(state, rows).score + coefficients.intercept
@@ -217,7 +217,7 @@ def test_every_coefficient_is_named() -> None:
 def test_categories_are_named_by_their_words() -> None:
     """A category's lines carry the words of the agreed list."""
     bins = (NumberBins(np.array([1.0])), NumberBins(np.array([0.0])), CategoryBins(((0,), (2,), (1, 3))))
-    state = LinearState(exact(1, schema=MIXED), MIXED, 3, bins, Coefficients(0.0, np.zeros((3, 4))))
+    state = LinearState(exact(1, schema=MIXED), MIXED, bins, Coefficients(0.0, np.zeros((3, 4))), round=3)
     words = [line.bin for line in coefficient_table(state) if line.feature == "shop"]
     assert words == ["missing or unknown", "a", "c", "b d"]
 

@@ -73,7 +73,9 @@ class LogisticRegression:
             raise ValueError(f"expected the schema {campaign.schema_digest}, got {schema.digest()}")
         public = bins.public_bins(schema, NUMBER_BINS)
         width = max(own.splits for own in public) + 2
-        return LinearState(campaign, schema, public, Coefficients(_log_odds(FIRST_RATE), np.zeros((len(public), width))))
+        return LinearState(
+            campaign, schema, public, Coefficients(_log_odds(FIRST_RATE), np.zeros((len(public), width)))
+        )
 
     def budget_share(self, campaign: Campaign, round: int) -> float:
         """5 % for the evaluation, the other rounds alike."""
