@@ -34,7 +34,7 @@ from mintmark.schema import FeatureSchema
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
-NUMBER_BINS = 8
+NUMBER_BINS = 16
 EVALUATION_SHARE = 0.05  # of the budget; the other rounds take alike of the rest
 
 Floats = npt.NDArray[np.float64]
