@@ -26,14 +26,14 @@ METHODS = {
     "own": "own models",
     "average": "their logit average",
     "federated": "federated",
-    "linear": "logistic regression",
+    "linear": "linear",
     "deployed": "deployed",
     "central": "centralised",
 }
 NOTE = (
     "Own and deployed models score their own bank's test rows, all others score all rows. Share is of the centralised "
     "AUPRC. Recall and value (the frauds' amounts, not their number) are what is caught when .5 % of the honest rows are "
-    "flagged. ± is the standard deviation over seeds. Intervals are of the mean gain over seeds, under draws of customers. "
+    "flagged. ± is the standard deviation over n seeds. Linear is logistic regression. Intervals are of the mean gain over seeds, under draws of customers. "
     "Hyper-parameters are chosen on validation customers inside the training rows. Banks are in the order of their size."
 )
 SHOWN_GAINS = (1.0, 4.0)
@@ -159,7 +159,7 @@ def _by_method(pooled: list[Record], budgets: list[float]) -> tuple[list[str], l
                 share = f"{100 * entry['auprc'] / whole['auprc']:.0f} %" if whole else "-"
                 others = [_number(entry[name]) for name in OTHERS]
                 rows.append([named, _mean(entry, "auprc"), share, *others, str(entry["seeds"])])
-    return ["", "AUPRC", "share", *OTHERS.values(), "seeds"], rows
+    return ["", "AUPRC", "share", *OTHERS.values(), "n"], rows
 
 
 def _by_bank(figures: list[Record], rank: float) -> tuple[list[str], list[list[str]]]:
