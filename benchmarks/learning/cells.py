@@ -92,7 +92,7 @@ class Defaults:
     """What every campaign here works under: the defaults of `flows.campaign`."""
 
     learner: str = GuidedBoosting.name
-    rounds: int = 8
+    rounds: int = 9
     rule: str = DEFAULT_RULE
 
 

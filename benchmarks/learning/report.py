@@ -33,8 +33,9 @@ METHODS = {
 NOTE = (
     "Own and deployed models score their own bank's test rows, all others score all rows. Share is of the centralised "
     "AUPRC. Recall and value (the frauds' amounts, not their number) are what is caught when .5 % of the honest rows are "
-    "flagged. ± is the standard deviation over n seeds. Linear is logistic regression. Intervals are of the mean gain over seeds, under draws of customers. "
-    "Hyper-parameters are chosen on validation customers inside the training rows. Banks are in the order of their size."
+    "flagged. ± is the standard deviation over n seeds. Linear is logistic regression. Intervals are of the mean gain "
+    "over seeds, under draws of customers. Hyper-parameters are chosen on validation customers inside the training rows. "
+    "Banks are in the order of their size."
 )
 SHOWN_GAINS = (1.0, 4.0)
 Summary = dict[str, Any]
@@ -165,9 +166,10 @@ def _by_method(pooled: list[Record], budgets: list[float]) -> tuple[list[str], l
 def _by_bank(figures: list[Record], rank: float) -> tuple[list[str], list[list[str]]]:
     ranked = sorted(select(figures, method="own"), key=lambda entry: -entry["rows"])
     banks = [entry["where"] for entry in ranked if entry["where"] != POOLED]
-    rows = [
-        [bank, *(_mean(_at(select(figures, where=bank), name, rank), "auprc") for name in METHODS)] for bank in banks
-    ]
+    rows = []
+    for bank in banks:
+        entries = [_at(select(figures, where=bank), method, rank) for method in METHODS]
+        rows.append([bank, *(_number(entry["auprc"]) if entry else "-" for entry in entries)])
     return ["bank", *METHODS], rows
 
 
@@ -190,9 +192,7 @@ def _at(entries: list[Record], method: str, rank: float) -> Record | None:
     return found[0] if found else None
 
 
-def _mean(entry: Record | None, figure: str) -> str:
-    if entry is None:
-        return "-"
+def _mean(entry: Record, figure: str) -> str:
     spread = entry[f"{figure}_sd"]
     return _number(entry[figure]) + (f" ±{_number(spread)}" if spread is not None else "")
 
