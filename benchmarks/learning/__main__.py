@@ -52,17 +52,16 @@ class Grid:
     unit: PrivacyUnit = PrivacyUnit.CUSTOMER
 
     def cells(self) -> list[Cell]:
-        """In the order in which they should be computed: what is cheap, then seed by seed, then the rest."""
+        """In the order in which they should be computed: what is cheap, then the first seed whole, then seed by seed."""
         sets = [name for name in ("sparkov", "simulator", "uci_default") if name in self.sets]
         every = [(seed, name) for seed in range(self.seeds) for name in sets]
         cells = [Cell(0, name, "tuned") for name in sets]
         cells += [Cell(*pair, kind, budget, self.unit) for pair in every for kind in GLOBAL for budget in self.epsilons]
-        for pair in every:
-            cells += [Cell(*pair, "own"), Cell(*pair, "central")]
-            main = [budget for budget in self.epsilons if budget in MAIN_EPSILONS]
-            cells += [Cell(*pair, "deployed", budget, self.unit) for budget in main]
-        others = [budget for budget in self.epsilons if budget not in MAIN_EPSILONS]
-        return cells + [Cell(0, name, "deployed", budget, self.unit) for name in sets for budget in others]
+        for seed, name in every:
+            deployed = [budget for budget in self.epsilons if seed == 0 or budget in MAIN_EPSILONS]
+            cells += [Cell(seed, name, "own"), Cell(seed, name, "central")]
+            cells += [Cell(seed, name, "deployed", budget, self.unit) for budget in deployed]
+        return cells
 
 
 def run(

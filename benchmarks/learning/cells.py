@@ -47,14 +47,15 @@ ROOT = Path(__file__).parents[2]
 _ROWS = ("benchmarks/learning/datasets.py", "benchmarks/learning/cells.py", "benchmarks/learning/figures.py")
 _ROWS = (*_ROWS, "mintmark/table.py", "mintmark/synthetic.py", "examples/*.toml")
 _OWN = ("benchmarks/learning/banks.py", "bank_node/personal/own_model.py")
+_GLOBAL = ("mintmark/**/*.py", "flows/campaign.py")
 _CENTRAL = ("benchmarks/learning/tuning.py", "benchmarks/learning/tuned.json")
 CODE = {  # what decides the figures of a cell, by its kind
     "tuned": (*_ROWS, *_OWN),
     "own": (*_ROWS, *_OWN),
     "central": (*_ROWS, *_CENTRAL),
-    "federated": (*_ROWS, "mintmark/**/*.py"),
-    "linear": (*_ROWS, "mintmark/**/*.py"),
-    "deployed": (*_ROWS, *_OWN, "mintmark/**/*.py", "bank_node/**/*.py"),
+    "federated": (*_ROWS, *_GLOBAL),
+    "linear": (*_ROWS, *_GLOBAL),
+    "deployed": (*_ROWS, *_OWN, *_GLOBAL, "bank_node/**/*.py"),
 }
 
 
