@@ -16,7 +16,7 @@ from mintmark.models.feature_trees import base_rate
 from mintmark.models.leaf_values import HESSIAN, STEPS, leaf_values, round_values, sums_by_level
 from mintmark.models.learner import NoisySum
 from mintmark.models.lightgbm_text import load
-from mintmark.models.rows import code_table, remember
+from mintmark.models.rows import code_table, leaves_of, remember
 from mintmark.models.tree import Tree
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
 from mintmark.privacy.mechanism import LATTICE, bounded_sum
@@ -225,3 +225,25 @@ def _naive_leaf(tree: Tree, row: np.ndarray) -> int:
 
 def _naive_score(trees: tuple[Tree, ...], base: float, row: np.ndarray) -> float:
     return base + sum(float(tree.leaf_value[_naive_leaf(tree, row)]) for tree in trees)
+
+
+def test_additive_rounds_are_a_coefficient_a_bin() -> None:
+    """After the additive rounds the trees of all of them together score a row by its bins' coefficients, and the noisier
+    the campaign the more of these rounds there are."""
+    table = build_table(SCHEMA, payments(800, seed=5)).train()
+    rows, learner = code_table(table), GuidedBoosting()
+    for epsilon, rounds in ((1.0, 3), (4.0, 2), (None, 1)):
+        campaign = terms(1, rounds=6, epsilon=epsilon)
+        state = learner.start(campaign, SCHEMA)
+        for number in range(rounds):
+            query = learner.query(state)
+            assert query.slots == len(SCHEMA.features), number
+            total = bounded_sum(learner.contributions(state, query, rows), clipping_norm=2**40).vector / LATTICE
+            state = learner.settle(state, query, NoisySum(total.reshape(shape_of(query)), 0.0))
+        assert learner.query(state).slots > len(SCHEMA.features)
+        cells = leaves_of(rows, SCHEMA, state.trees[: len(SCHEMA.features)])
+        expected = sum(weights[cell] for weights, cell in zip(state.coefficients.weights, cells, strict=True))
+        np.testing.assert_allclose(learner.advance(state, rows).score, expected, atol=1e-12)
+        assert np.ptp(expected) > 0.5
+        shares = [learner.budget_share(campaign, number) for number in range(campaign.rounds + 1)]
+        assert sum(shares) == pytest.approx(1.0)

@@ -1,11 +1,11 @@
 r"""Guided random boosting: trees whose structure never looks at data, leaves fitted to noised sums.
 
-Bins are public (`bins.py`). Round 0 asks for gradient and hessian sums of one tree of full bins a feature
-(`feature_trees.py`), which give the base rate and show where splits pay (`guidance.py`). Every later round draws T random
-trees from that guidance (`random_trees.py`), asks for their leaves' sums, and appends them with the values those sums
-support (`leaf_values.py`). A row adds (g, C h) to one leaf of each tree, g = p - y, h = p (1 - p), C = `HESSIAN`:
-$g^2 + 8 h^2 \le 1$ for every p in [0, 1], so its norm is at most 1. With the noise off and the plain sum as the rule this
-is exactly boosting on the pooled rows. The learning notes have the measurements (docs/learning.md).
+Bins are public (`bins.py`). The first one to three rounds ask for gradient and hessian sums of one tree of full bins a
+feature (`feature_trees.py`): an additive model (`additive.py`), which also shows where splits pay (`guidance.py`). Every
+later round draws T random trees from that guidance (`random_trees.py`), asks for their leaves' sums, and appends them with
+the values those sums support (`leaf_values.py`). A row adds (g, C h) to one leaf of each tree, g = p - y, h = p (1 - p),
+C = `HESSIAN`: $g^2 + 8 h^2 \le 1$ for every p in [0, 1], so its norm is at most 1. With the noise off and the plain sum as
+the rule this is exactly boosting on the pooled rows. The learning notes have the measurements (docs/learning.md).
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mintmark.canonical import canonical_json, digest
-from mintmark.models import bins, feature_trees, guidance, leaf_values, lightgbm_text, random_trees
+from mintmark.models import additive, bins, feature_trees, guidance, leaf_values, lightgbm_text, random_trees
 from mintmark.models.bins import Bins
 from mintmark.models.guidance import Guidance, Splits
 from mintmark.models.leaf_values import HESSIAN
 from mintmark.models.learner import NoisySum, Query
+from mintmark.models.logistic_step import Coefficients, Slope
 from mintmark.models.rows import RowState, add_leaves, advance, leaves_of
 from mintmark.models.score_histogram import ScoreQuery, count_scores
 from mintmark.models.tree import Tree
@@ -37,10 +38,9 @@ if TYPE_CHECKING:
 FEWEST_TREES, MOST_TREES = 10, 38  # a round; 38 trees of 64 leaves fill an update of 20 kB
 SIGNAL_PER_TREE = 4.0  # standard deviations of round 0's noise in the positives' sum, for every tree of a round
 DEPTH = 6
-FEATURE_TREES_STEP = 2.5
 LEAF_PRIOR = 1e-3  # of the released hessian of all rows, added to every leaf's before noise adds its own
 EVALUATION_SHARE = 0.05  # of the budget
-GUIDE_SHARE = 0.25  # of what is left
+ADDITIVE_SHARE, ADDITIVE_SHARE_A_ROUND = 0.15, 0.1  # of what is left
 
 Floats = npt.NDArray[np.float64]
 
@@ -73,13 +73,19 @@ class BoostingState:
 
     campaign: Campaign
     schema: FeatureSchema
+    bins: tuple[Bins, ...]
+    coefficients: Coefficients
     round: int = 0
-    bins: tuple[Bins, ...] = ()
-    base_score: float = 0.0
+    slopes: tuple[Slope, ...] = ()
     trees_per_round: int = 0
     trees: tuple[Tree, ...] = ()
     guidance: Guidance | None = None
     scores: Floats | None = None  # [2, cells] score histograms by class, after the last round
+
+    @property
+    def base_score(self) -> float:
+        """Log-odds of a row before any tree."""
+        return self.coefficients.intercept
 
 
 class GuidedBoosting:
@@ -92,13 +98,17 @@ class GuidedBoosting:
         if schema.digest() != campaign.schema_digest:
             raise ValueError(f"expected the schema {campaign.schema_digest}, got {schema.digest()}")
         public = bins.public_bins(schema, _number_bins(campaign.privacy.epsilon))
-        return BoostingState(campaign, schema, bins=public, base_score=_log_odds(feature_trees.FIRST_RATE))
+        return BoostingState(campaign, schema, public, additive.before_round_0(public))
 
     def budget_share(self, campaign: Campaign, round: int) -> float:
-        """5 % for the evaluation, a quarter of the rest for round 0, the others alike."""
+        """5 % for the evaluation; of the rest 25, 35 or 45 % for one, two or three additive rounds, alike; and the trees'
+        rounds alike."""
         if round == campaign.rounds:
             return EVALUATION_SHARE
-        return (1 - EVALUATION_SHARE) * (GUIDE_SHARE if round == 0 else (1 - GUIDE_SHARE) / (campaign.rounds - 1))
+        first = _additive_rounds(campaign)
+        share = ADDITIVE_SHARE + ADDITIVE_SHARE_A_ROUND * first
+        of_rest = share / first if round < first else (1 - share) / (campaign.rounds - first)
+        return (1 - EVALUATION_SHARE) * of_rest
 
     def query(self, state: BoostingState) -> Query:
         """The next round's question."""
@@ -129,14 +139,14 @@ class GuidedBoosting:
 
     def settle(self, state: BoostingState, query: Query, total: NoisySum) -> BoostingState:
         """The next state from a round's aggregate."""
-        after = replace(state, round=state.round + 1)
         if isinstance(query, ScoreQuery):
-            return replace(after, scores=np.maximum(total.values[0, :, 0], 0.0).reshape(2, -1))
+            scores = np.maximum(total.values[0, :, 0], 0.0).reshape(2, -1)
+            return replace(state, round=state.round + 1, scores=scores)
         assert isinstance(query, TreeQuery)
         sums = total.values * np.array([1.0, 1 / HESSIAN])
         if query.splits is None:
-            return _settle_feature_trees(after, query, sums, total.noise)
-        return _settle_random_trees(after, query, query.splits, sums, total.noise)
+            return _settle_additive(state, query, sums, total.noise)
+        return _settle_random_trees(state, query, query.splits, sums, total.noise)
 
     def export(self, state: BoostingState) -> str:
         """The model so far as a LightGBM text."""
@@ -147,32 +157,44 @@ class GuidedBoosting:
         return lightgbm_text.load(self.export(state))
 
 
-def _settle_feature_trees(after: BoostingState, query: TreeQuery, sums: Floats, noise: float) -> BoostingState:
-    """Set the base score, append the full-bin trees, put categories in order, begin the guidance."""
-    base = feature_trees.base_rate(sums, noise)
-    lam = _prior(base.sums, base.noise)
-    values = leaf_values.bin_values(base.sums, base.noise, lam, after.bins, _directions(after.schema))
-    order = feature_trees.category_order(after.bins, values)
-    ordered = np.take_along_axis(base.sums, order[..., None], axis=1)
-    return replace(
-        after,
-        base_score=_log_odds(base.rate),
-        bins=feature_trees.in_order(after.bins, order),
-        trees=_with_values(query.trees, values * (FEATURE_TREES_STEP / query.slots)),
-        trees_per_round=_affordable_trees(base.positives, noise),
-        guidance=guidance.from_bins(ordered, base.noise, lam, bins.split_counts(after.bins)),
+def _settle_additive(state: BoostingState, query: TreeQuery, sums: Floats, noise: float) -> BoostingState:
+    """Append what the coefficients changed by; after the last of these rounds order categories and begin the guidance."""
+    at, first = state.coefficients, not state.slopes
+    slope = additive.slope_of(state.bins, at, sums, noise, first=first)
+    slopes = (*state.slopes, slope)
+    found = additive.next_monotone(state.bins, slopes, _directions(state.schema))
+    after = replace(
+        state,
+        round=state.round + 1,
+        slopes=slopes,
+        coefficients=found,
+        trees=state.trees + _with_values(query.trees, found.weights - at.weights),
+        trees_per_round=_affordable_trees(slope, noise) if first else state.trees_per_round,
     )
+    return _guided(after) if after.round == _additive_rounds(state.campaign) else after
+
+
+def _guided(state: BoostingState) -> BoostingState:
+    """What all additive rounds together say of splits, and of the order of words."""
+    sums, noise = additive.pooled_sums(state.slopes)
+    lam = _prior(sums, noise)
+    values = leaf_values.bin_values(sums, noise, lam, state.bins, _directions(state.schema))
+    order = feature_trees.category_order(state.bins, values)
+    ordered = np.take_along_axis(sums, order[..., None], axis=1)
+    known = guidance.from_bins(ordered, noise, lam, bins.split_counts(state.bins))
+    return replace(state, bins=feature_trees.in_order(state.bins, order), guidance=known)
 
 
 def _settle_random_trees(
-    after: BoostingState, query: TreeQuery, splits: Splits, sums: Floats, noise: float
+    state: BoostingState, query: TreeQuery, splits: Splits, sums: Floats, noise: float
 ) -> BoostingState:
     """Append the random trees with the values of their leaves; learn from their nodes."""
-    assert after.guidance is not None  # there since round 0
+    assert state.guidance is not None  # there since the last additive round
     lam, levels = _prior(sums, noise), leaf_values.sums_by_level(sums)
-    known = guidance.learn_from_trees(after.guidance, splits, levels, noise, lam)
-    values = leaf_values.round_values(levels, noise, lam, _directions(after.schema)[splits.feature])
-    return replace(after, trees=after.trees + _with_values(query.trees, values), guidance=known)
+    known = guidance.learn_from_trees(state.guidance, splits, levels, noise, lam)
+    values = leaf_values.round_values(levels, noise, lam, _directions(state.schema)[splits.feature])
+    trees = state.trees + _with_values(query.trees, values)
+    return replace(state, round=state.round + 1, trees=trees, guidance=known)
 
 
 def _number_bins(epsilon: float | None) -> int:
@@ -182,18 +204,26 @@ def _number_bins(epsilon: float | None) -> int:
     return 24 if epsilon <= 2 else 32
 
 
-def _affordable_trees(positives: float, noise: float) -> int:
-    """Trees of a round: many average out what is random in each, few leave more of the budget for each."""
+def _additive_rounds(campaign: Campaign) -> int:
+    """The more noise, the longer one coefficient a bin is what can be learned; one round at least is left for trees."""
+    epsilon = campaign.privacy.epsilon
+    wanted = 1 if epsilon is None else 3 if epsilon <= 1 else 2
+    return min(wanted, campaign.rounds - 1)
+
+
+def _affordable_trees(first: Slope, noise: float) -> int:
+    """Trees of a round: many average out what is random in each, few leave more of the budget for each.
+
+    `first` is round 0's slope at the rows' own rate p, where H = p (1 - p) N and G = p N - Y; `noise` that of its sums.
+    """
+    rate = 1 / (1 + math.exp(-first.at.intercept))
+    positives = float((first.hessian / (1 - rate) - first.gradient).sum(axis=1).mean())
     return int(np.clip(positives / max(SIGNAL_PER_TREE * noise, 1e-9), FEWEST_TREES, MOST_TREES))
 
 
 def _prior(sums: Floats, noise: float) -> float:
     """The hessian added to every node, from a round's [T, leaves, 2]. Relative, because clipping scales all sums."""
     return LEAF_PRIOR * max(float(sums[..., 1].sum(axis=1).mean()), 1e-9) + noise / HESSIAN
-
-
-def _log_odds(rate: float) -> float:
-    return math.log(rate / (1 - rate))
 
 
 def _directions(schema: FeatureSchema) -> npt.NDArray[np.int64]:

@@ -8,7 +8,6 @@ scikit-learn `LogisticRegression` behind one-hot bins (`scikit_pipeline.py`); as
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -17,13 +16,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from mintmark.models import bins, lightgbm_text
+from mintmark.models import additive, bins, lightgbm_text
 from mintmark.models.bins import Bins, NumberBins
 from mintmark.models.boosting import TreeQuery
-from mintmark.models.feature_trees import FIRST_RATE, base_rate, feature_trees
+from mintmark.models.feature_trees import feature_trees
 from mintmark.models.leaf_values import HESSIAN
 from mintmark.models.learner import NoisySum, Query
-from mintmark.models.logistic_step import Coefficients, Slope, next_coefficients, present
+from mintmark.models.logistic_step import Coefficients, Slope, next_coefficients
 from mintmark.models.rows import RowState, leaves_of
 from mintmark.models.score_histogram import ScoreQuery, count_scores
 from mintmark.models.tree import Tree
@@ -72,10 +71,7 @@ class LogisticRegression:
         if schema.digest() != campaign.schema_digest:
             raise ValueError(f"expected the schema {campaign.schema_digest}, got {schema.digest()}")
         public = bins.public_bins(schema, NUMBER_BINS)
-        width = max(own.splits for own in public) + 2
-        return LinearState(
-            campaign, schema, public, Coefficients(_log_odds(FIRST_RATE), np.zeros((len(public), width)))
-        )
+        return LinearState(campaign, schema, public, additive.before_round_0(public))
 
     def budget_share(self, campaign: Campaign, round: int) -> float:
         """5 % for the evaluation, the other rounds alike."""
@@ -105,12 +101,9 @@ class LogisticRegression:
         after = replace(state, round=state.round + 1)
         if isinstance(query, ScoreQuery):
             return replace(after, scores=np.maximum(total.values[0, :, 0], 0.0).reshape(2, -1))
-        at, noise = state.coefficients, total.noise
-        sums = total.values * present(state.bins, query.cells)[..., None] / np.array([1.0, HESSIAN])
-        if state.round == 0:
-            base = base_rate(sums, noise)
-            at, sums, noise = replace(at, intercept=_log_odds(base.rate)), base.sums, base.noise
-        slopes = (*state.slopes, Slope(at, sums[..., 0], sums[..., 1], noise))
+        sums = total.values / np.array([1.0, HESSIAN])
+        slope = additive.slope_of(state.bins, state.coefficients, sums, total.noise, first=not state.slopes)
+        slopes = (*state.slopes, slope)
         return replace(after, slopes=slopes, coefficients=next_coefficients(state.bins, slopes))
 
     def export(self, state: LinearState) -> str:
@@ -154,10 +147,6 @@ def _interval_labels(edges: Floats) -> list[str]:
 
 def _word_labels(groups: Sequence[Sequence[int]], words: Sequence[str]) -> list[str]:
     return ["missing or unknown", *(" ".join(words[code] for code in group) for group in groups)]
-
-
-def _log_odds(rate: float) -> float:
-    return math.log(rate / (1 - rate))
 
 
 def _score(state: LinearState, cells: npt.NDArray[np.uint8]) -> Floats:
