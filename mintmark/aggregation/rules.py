@@ -26,7 +26,7 @@ from mintmark.aggregation import centres, coordinatewise, preaggregation, select
 from mintmark.aggregation.mixture import Aggregate, Floats, Mixture, Rows, Updates, mixture_of, normalised
 from mintmark.errors import AggregationError
 
-DEFAULT_RULE = "geometric_median"  # by measurement: docs/adr/0008
+DEFAULT_RULE = "centred_clipping"  # by measurement: docs/adr/0008
 MAX_NAME = 120  # characters
 _MAJORITY = "n > 2 f"
 
