@@ -226,7 +226,7 @@ def _follow(
                 if progress.manifest is None:
                     status.update(tell_open_round(progress, last, watch.banks))
                     break
-                tell_round(console, progress, last, watch.banks, options.learner)
+                tell_round(console, progress, last, watch.banks)
                 told += 1
             if told > last:
                 status.update("registering the model in MLflow")

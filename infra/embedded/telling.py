@@ -13,11 +13,6 @@ from mintmark.aggregation.report import ALARM, is_suspicious
 from mintmark.schema import FeatureSchema
 from mintmark.table import Columns
 
-WHAT_ROUNDS_DO = {  # the first round after the bins, and the others
-    "guided_boosting": ("one tree a feature", "ten trees"),
-    "logistic_regression": ("first slopes", "slopes"),
-}
-
 
 def tell_banks(console: Console, schema: FeatureSchema, banks: Mapping[str, Columns]) -> None:
     """Who takes part, and with how much."""
@@ -30,7 +25,7 @@ def tell_banks(console: Console, schema: FeatureSchema, banks: Mapping[str, Colu
     console.print(grid)
 
 
-def tell_round(console: Console, progress: RoundProgress, last: int, banks: tuple[str, ...], learner: str) -> None:
+def tell_round(console: Console, progress: RoundProgress, last: int, banks: tuple[str, ...]) -> None:
     """One closed round: whose update counts, whose does not and why."""
     manifest = progress.manifest
     assert manifest is not None
@@ -42,19 +37,12 @@ def tell_round(console: Console, progress: RoundProgress, last: int, banks: tupl
             words.append(f"[green]{bank} ✓[/green]")
         else:
             words.append(f"[yellow]{bank} {rejected.get(bank, 'late')}[/yellow]")
-    what = _what_it_does(progress.round, last, learner)
+    what = "evaluate" if progress.round == last else "train"
     console.print(
-        f"  round {progress.round:>2} of {last}  [dim]{manifest.seconds:>4.1f} s[/dim]  {what:<18}  {'  '.join(words)}",
+        f"  round {progress.round:>2} of {last}  [dim]{manifest.seconds:>4.1f} s[/dim]  {what:<8}  {'  '.join(words)}",
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _what_it_does(round_: int, last: int, learner: str) -> str:
-    if round_ in (0, last):
-        return "evaluate" if round_ else "agree on bins"
-    first, others = WHAT_ROUNDS_DO.get(learner, ("learn", "learn"))
-    return first if round_ == 1 else others
 
 
 def tell_open_round(progress: RoundProgress, last: int, banks: tuple[str, ...]) -> str:
