@@ -42,7 +42,9 @@ def test_two_campaigns_at_once_do_not_count_on_the_same_budget(tmp_path: Path) -
     with consortium.ledger("bank-0") as ledger:
         whole = remainder(4.0, 1e-6, [])
         assert whole is not None
-        assert epsilon([*ledger.releases(), whole], delta=1e-6) < 5.0  # what was spent left room: the reservation refused
+        assert (
+            epsilon([*ledger.releases(), whole], delta=1e-6) < 5.0
+        )  # what was spent left room: the reservation refused
     consortium.run(model, 3, "first")
     with consortium.ledger("bank-0") as ledger:
         assert 3.9 < ledger.epsilon(delta=1e-6, campaign="first") <= 4.0

@@ -54,7 +54,9 @@ def _draw_epsilon(axis: Axes, summary: Summary, name: str) -> None:
         own = sorted(select(entries, method=method), key=_rank)
         if not own:
             continue
-        values = [entry["auprc"] for entry in own] if method in WITH_BUDGET else [own[0]["auprc"]] * len(budgets)
+        known = {_rank(entry): entry["auprc"] for entry in own}
+        # What is not measured yet leaves a gap.
+        values = [known.get(budget, np.nan) if method in WITH_BUDGET else own[0]["auprc"] for budget in budgets]
         style = "o-" if method in WITH_BUDGET else "--"
         axis.plot(places, values, style, color=COLOURS[method], label=text, linewidth=1.4, markersize=4)
     axis.set_xticks(places, ["none" if np.isinf(budget) else f"{budget:g}" for budget in budgets])
