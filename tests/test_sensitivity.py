@@ -1,7 +1,7 @@
 """How far one unit moves every release a learner makes: by brute force over neighbouring small tables, in exact integers.
 
-From a bank's rows to the clipped sum, for every learner and each round of a campaign (histograms and counts, one tree a
-feature or one bin, random trees, score histograms), for both units, adding and removing.
+From a bank's rows to the clipped sum, for every learner and each round of a campaign (one tree of full bins a
+feature, random trees, score histograms), for both units, adding and removing.
 """
 
 from __future__ import annotations
