@@ -18,12 +18,12 @@ test: $(STAMP)  ## Style, types, all tests; needs no internet beyond the package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 check: $(STAMP)  ## Style, types and the tests that start no server
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not servers" $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not servers" $(ARGS)
 
 audit: $(STAMP)  ## Hold what a bank sends against what its ledger paid, and wrong variants too: var/audit.json
 	$(BIN)/python tests/audit.py
