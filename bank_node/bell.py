@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
@@ -183,9 +184,13 @@ class Bell:
         return response.content
 
 
-def bounded_http() -> dict[str, Any]:
-    """Settings for an `httpx.AsyncClient` that follows no redirect and reads only short, plain answers."""
+def bounded_http(tls: ssl.SSLContext | None = None) -> dict[str, Any]:
+    """Settings for an `httpx.AsyncClient` that follows no redirect and reads only short, plain answers.
+
+    `tls` holds the bank's certificate for a gateway; without it the client trusts the usual authorities.
+    """
     return {
+        **({} if tls is None else {"verify": tls}),
         "follow_redirects": False,
         "headers": {"Accept-Encoding": "identity"},
         "event_hooks": {"response": [_bound]},

@@ -75,7 +75,8 @@ def work(home: HomeOption) -> None:
     from bank_node.worker import run_worker
 
     opened = Home(home)
-    run_worker(opened.path, opened.pool, opened.settings.prefect_api, opened.settings.poll_s)
+    settings = opened.settings
+    run_worker(opened.path, opened.pool, settings.prefect_api, settings.poll_s, tls=opened.gateway_tls())
 
 
 @app.command()

@@ -4,6 +4,7 @@ bank.toml              who this bank is, whom it trusts, where the mailbox and t
 policy.toml            what it allows (policy.py); without it nothing leaves
 schema.toml            the features the consortium agreed on
 identity/signing.key   the bank's own key, never leaves; identity/storage.toml: its S3 credentials
+identity/bank.pem      its certificate for the gateway before Prefect, with bank.key and authority.pem (docs/gateway.md)
 data/                  its transactions
 ledger/, anchor/       what it has spent; put the anchor on another disk
 outbox/                what was drawn and sent, so that a retry sends the same bytes
@@ -13,11 +14,13 @@ deployed/              the model that scores transactions, and what was said of 
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mintmark.errors import DataError
 from mintmark.mailbox import pool_name
 from mintmark.plan import Name
 from mintmark.roster import PublicKey
@@ -41,6 +44,18 @@ class BankSettings(BaseModel):
     poll_s: Annotated[float, Field(ge=0.1, le=600)] = Field(
         1.0, description="How often to ask for the bell, in seconds"
     )
+    certificate: Path | None = Field(None, description="Shown to the gateway before the Prefect API (PEM)")
+    certificate_key: Path | None = None
+    gateway_ca: Path | None = Field(None, description="Who vouches for the gateway; nobody else is believed (PEM)")
+
+    @model_validator(mode="after")
+    def _whole_identity(self) -> BankSettings:
+        given = [one is not None for one in (self.certificate, self.certificate_key, self.gateway_ca)]
+        if any(given) and not all(given):
+            raise ValueError("expected certificate, certificate_key and gateway_ca, or none of them")
+        if any(given) and not self.prefect_api.startswith("https://"):
+            raise ValueError("expected prefect_api to start with https:// where a certificate is shown")
+        return self
 
 
 class Home:
@@ -76,6 +91,25 @@ class Home:
         """The key's URI, a relative file made absolute."""
         scheme, _, where = self.settings.signing_key.partition(":")
         return f"file:{self.path / where}" if scheme == "file" else self.settings.signing_key
+
+    def gateway_tls(self) -> ssl.SSLContext | None:
+        """How to call the gateway with the bank's certificate; None where Prefect is called directly.
+
+        Raises `DataError` for files that are missing or do not belong together.
+        """
+        asked = self.settings
+        if asked.certificate is None or asked.certificate_key is None or asked.gateway_ca is None:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=str(self.path / asked.gateway_ca))
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+            context.load_cert_chain(self.path / asked.certificate, self.path / asked.certificate_key)
+        except OSError as error:
+            raise DataError(
+                f"{self.path / 'bank.toml'}: expected certificate, certificate_key and gateway_ca to be PEM files that "
+                f"belong together, got {type(error).__name__}; ask the coordinator for them"
+            ) from None
+        return context
 
     def storage(self) -> S3Location:
         """Where the mailbox is, with the bank's own credentials."""

@@ -31,6 +31,7 @@ import contextlib
 import logging
 import os
 import signal
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -113,11 +114,12 @@ class BankWorker(BaseWorker[BankJobConfiguration, Any, BankResult]):
         environment: Mapping[str, str],
         poll_s: float = 1.0,
         job_timeout_s: float = 3600.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """`command` and `environment` start the child. Prefect's launcher gives none, so it cannot build a worker."""
         super().__init__(work_pool_name, name=work_pool_name, create_pool_if_not_found=False, limit=1)
         self._command, self._environment = command, environment
-        self._poll_s, self._job_timeout_s = poll_s, job_timeout_s
+        self._poll_s, self._job_timeout_s, self._tls = poll_s, job_timeout_s, tls
         self._spare: Child | None = None
         self._busy: Child | None = None
 
@@ -132,7 +134,7 @@ class BankWorker(BaseWorker[BankJobConfiguration, Any, BankResult]):
     @override
     async def setup(self) -> None:
         """Open the client and warm a child; the server is not asked anything yet."""
-        client = await self._exit_stack.enter_async_context(get_client(httpx_settings=bell.bounded_http()))
+        client = await self._exit_stack.enter_async_context(get_client(httpx_settings=bell.bounded_http(self._tls)))
         self._bell = bell.Bell(client, self._work_pool_name)
         self._spare = await self._spawn()
         self.is_setup = True
@@ -292,12 +294,13 @@ def run_worker(
     *,
     job_timeout_s: float = 3600.0,
     command: Sequence[str] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Answer the plans rung in work pool `pool` of the server at `api_url`, until SIGTERM or SIGINT.
 
     Call it in the main thread. A pool that does not exist and a server that is away are waited for. Credentials for the
-    server come from Prefect's own variables, which the child does not see. `command` starts another child than
-    `bank_node.child`.
+    server come from Prefect's own variables, which the child does not see, or are the certificate in `tls` where a
+    gateway stands before the server. `command` starts another child than `bank_node.child`.
     """
     logging.basicConfig(format=LOG_FORMAT, force=True)  # Prefect has put a handler of its own there
     logging.getLogger("bank_node").setLevel(logging.INFO)
@@ -308,6 +311,7 @@ def run_worker(
             environment=child_environment(os.environ),
             poll_s=poll_s,
             job_timeout_s=job_timeout_s,
+            tls=tls,
         )
         asyncio.run(_work(worker))
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from infra.gateway import cli as gateway_cli
 from mintmark.aggregation.rules import DEFAULT_RULE
 from mintmark.errors import MintmarkError
 
@@ -156,6 +157,9 @@ def deploy(
     deploy_all(api_url, banks)
     print(f"Deployed the campaign and the bells of {', '.join(banks)}. Start one in the Prefect UI, or with:")
     print("  prefect deployment run campaign/mintmark --param campaign=NAME")
+
+
+gateway_cli.register(app)
 
 
 def main() -> None:
