@@ -27,6 +27,7 @@ MAX_ANSWER_BYTES = 4 * 2**20
 ANSWER_S = 20.0
 MAX_KNOWN_RUNS = 10_000
 """How many runs' pools are remembered; each was asked for once."""
+_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
 _PASSING = {401, 408, 425, 429}
 
 log = logging.getLogger(__name__)
@@ -51,10 +52,7 @@ class Upstream:
             auth=httpx.BasicAuth(user, password),
             timeout=ANSWER_S,
             follow_redirects=False,
-            trust_env=False,
-            verify=ssl.create_default_context(),
-            transport=transport,
-            limits=httpx.Limits(max_connections=100, max_keepalive_connections=20),
+            transport=transport or httpx.AsyncHTTPTransport(verify=ssl.create_default_context(), limits=_LIMITS),
         )
         self._pools: OrderedDict[UUID, str] = OrderedDict()
 
