@@ -214,7 +214,9 @@ def test_one_foreign_run_spoils_a_batch(stage: Stage) -> None:
 
 def test_a_states_data_passes_in_neither_direction(stage: Stage) -> None:
     """What Prefect would load or unpickle from a state is cut out of requests and answers."""
-    offered = proposal("COMPLETED", data={"__class__": SECRET}, state_details={"cache_key": SECRET}, id=str(UUID(int=1)))
+    offered = proposal(
+        "COMPLETED", data={"__class__": SECRET}, state_details={"cache_key": SECRET}, id=str(UUID(int=1))
+    )
     answer = stage.ask("POST", SET_STATE, offered)
     assert stage.prefect.bodies() == [{"state": {"type": "COMPLETED", "name": "Completed"}, "force": False}]
     assert "data" not in answer.json()["state"]

@@ -21,7 +21,7 @@ from infra.gateway import messages as m
 
 PREFIX = "/api"
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_KINDS = {"pool": r"[a-z0-9][a-z0-9-]{0,60}", "run": _UUID, "deployment": _UUID, "client": _UUID}
+_KINDS = {"pool": r"mintmark-[a-z0-9][a-z0-9-]{0,39}", "run": _UUID, "deployment": _UUID, "client": _UUID}
 
 
 @dataclass(frozen=True)
