@@ -78,7 +78,7 @@ class Gateway:
 
     def _answer(self, bank: str, found: Found, status: int, answer: bytes) -> Response:
         if status >= 300:
-            raise _upstream_refusal(status, answer)
+            return _upstream_refusal(status, answer)
         if found.route.tells is None:
             return Response(status_code=204)
         try:
@@ -133,19 +133,19 @@ def _csrf_client(bank: str, client: str) -> str:
 
 def _csrf_headers(bank: str, headers: Headers) -> dict[str, str]:
     client, token = headers.get(_CSRF_CLIENT, ""), headers.get(_CSRF_TOKEN, "")
-    if not client or not token.isalnum() or len(token) > 128:
+    if not client or not (token.isascii() and token.isalnum()) or len(token) > 128:
         return {}
     return {_CSRF_CLIENT: _csrf_client(bank, client), _CSRF_TOKEN: token}
 
 
-def _upstream_refusal(status: int, answer: bytes) -> RefusedError:
+def _upstream_refusal(status: int, answer: bytes) -> Response:
     """The server's own words stay here, but for the two sentences that Prefect's client waits for."""
-    if status == 404:
-        return not_there()
     for sentence in (_CSRF_OFF, _CSRF_WRONG):
         if sentence.encode() in answer:
-            return RefusedError(status, sentence)
-    return RefusedError(status if 400 <= status < 500 else 500, "Prefect refuses this.")
+            return _sentence(status, sentence)
+    if status == 404:
+        raise not_there()
+    raise RefusedError(status if 400 <= status < 500 else 500, "Prefect refuses this.")
 
 
 def _sentence(status: int, sentence: str, *, retry: bool = False) -> Response:
