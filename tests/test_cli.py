@@ -45,7 +45,7 @@ SECRETS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "very-secret"}
 
 @pytest.mark.parametrize(
     ("module", "command"),
-    [("flows.cli", c) for c in ("", "demo", "init", "enrol", "deploy")]
+    [("flows.cli", c) for c in ("", "demo", "init", "enrol", "deploy", "gateway", "gateway-certificates")]
     + [("bank_node.cli", c) for c in ("", "init", "work", "answer", "ledger", "personalise", "score", "explain")],
 )
 def test_help_teaches(module: str, command: str) -> None:
