@@ -45,7 +45,7 @@ def measure(banks: int, rounds: int, database: str) -> dict[str, Any]:
             consortium = EmbeddedConsortium(group, state, schema, columns, epsilon=4.0)
             endpoints, coordinator = consortium.start(environment, lambda _: None, postgresql=database == "postgresql")
             ready = time.monotonic() - started
-            parameters = {"campaign": CAMPAIGN, "rounds": rounds, "seed": 1, "deadline_s": 120}
+            parameters = {"campaign": CAMPAIGN, "rounds": rounds, "expert": {"seed": 1, "deadline_s": 120}}
             run = start_campaign(endpoints.prefect_api, parameters)
             memory, deadline = 0.0, time.monotonic() + DEADLINE_S
             while (state_now := campaign_state(endpoints.prefect_api, run)[0]) != "COMPLETED":

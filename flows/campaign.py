@@ -7,15 +7,22 @@ import math
 import os
 import threading
 from datetime import UTC, datetime
-from typing import Annotated
 
 from prefect import flow
 from prefect.runtime import flow_run
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
+from flows.campaign_form import (
+    CampaignName,
+    Epsilon,
+    ExpertTerms,
+    LearnerName,
+    TrainingRounds,
+    campaign_name,
+    run_name,
+)
 from flows.federated_round import federated_round
-from mintmark.aggregation.rules import DEFAULT_RULE
-from mintmark.campaign import LEARNERS, learner_named
+from mintmark.campaign import learner_named
 from mintmark.messages import ModelArtifact
 from mintmark.models.boosting import GuidedBoosting
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
@@ -38,48 +45,45 @@ class CampaignResult(BaseModel):
     model: RegisteredModel
 
 
-@flow(name="campaign", flow_run_name="{campaign}", persist_result=False)
+@flow(name="campaign", flow_run_name=run_name, persist_result=False)
 async def run_campaign(
-    campaign: Annotated[
-        str, Field(pattern="^[a-z0-9][a-z0-9-]{0,39}$", description="A new name, such as cards-2026-w14")
-    ],
-    epsilon: Annotated[float, Field(gt=0, le=10, description="What the whole campaign may cost every customer")] = 4.0,
-    learner: Annotated[
-        str, Field(description="What the model is made of", json_schema_extra={"enum": list(LEARNERS)})
-    ] = GuidedBoosting.name,
-    rounds: Annotated[int, Field(ge=3, le=100, description="Training rounds; one more evaluates the model")] = 9,
-    rule: Annotated[
-        str, Field(pattern=r"^[a-z0-9_.:+]{1,120}$", description="How updates are aggregated: docs/aggregation.md")
-    ] = DEFAULT_RULE,
-    liars: Annotated[
-        int | None, Field(ge=0, description="How many banks may lie; a quarter if empty, none under weighted_mean")
-    ] = None,
-    quorum: Annotated[
-        int | None, Field(ge=1, description="Fewest updates a round needs; all but a quarter if empty")
-    ] = None,
-    privacy_unit: Annotated[PrivacyUnit, Field(description="Whose presence is hidden")] = PrivacyUnit.CUSTOMER,
-    delta: Annotated[float, Field(gt=0, lt=1e-2)] = 1e-6,
-    deadline_s: Annotated[float, Field(gt=0, description="How long a round waits for its banks, in seconds")] = 600.0,
-    seed: Annotated[int | None, Field(ge=0, description="Public; from the campaign's name if empty")] = None,
+    campaign: CampaignName = "",
+    epsilon: Epsilon = 4.0,
+    learner: LearnerName = GuidedBoosting.name,
+    rounds: TrainingRounds = 9,
+    expert: ExpertTerms = ExpertTerms(),  # noqa: B008 - frozen, and Prefect shows it as the form's default
 ) -> CampaignResult:
-    """Train, evaluate and register one model with all valid banks of the roster."""
+    """Train, evaluate and register one model with all valid banks of the roster.
+
+    Args:
+        campaign: A new name, such as cards-2026-w14: lower-case letters, digits and hyphens. The name of an unfinished
+            campaign goes on with it. Empty: named after the time that the run was scheduled for, in UTC.
+        epsilon: What the whole campaign may cost every customer in privacy, above 0 and at most 10. Smaller protects
+            more and learns less. A bank refuses what its own budget does not allow.
+        learner: guided_boosting (trees) catches more; logistic_regression can be explained coefficient by coefficient.
+        rounds: How many times banks are asked to train, 3 to 100; they share epsilon. One more round evaluates.
+        expert: What the consortium agreed on once. Leave it as it is.
+    """
+    campaign = campaign_name(campaign, flow_run.scheduled_start_time)
     coordinator = open_coordinator(home_from(dict(os.environ)))
     cohort = coordinator.roster().valid_banks(datetime.now(UTC))
     terms = Campaign(
         name=campaign,
-        seed=_seed_of(campaign) if seed is None else seed,
+        seed=_seed_of(campaign) if expert.seed is None else expert.seed,
         learner=learner_named(learner).name,  # an unknown one is refused before anything is published
         schema_digest=coordinator.schema.digest(),
         rounds=rounds,
-        privacy=PrivacyTerms(epsilon=epsilon, delta=delta, unit=privacy_unit, clip=CLIP[privacy_unit]),
-        aggregation=aggregation_terms(rule, len(cohort), liars),
+        privacy=PrivacyTerms(
+            epsilon=epsilon, delta=expert.delta, unit=expert.privacy_unit, clip=CLIP[expert.privacy_unit]
+        ),
+        aggregation=aggregation_terms(expert.rule, len(cohort), expert.liars),
         cohort=cohort,
-        quorum=quorum or math.ceil(len(cohort) * 3 / 4),
+        quorum=expert.quorum or math.ceil(len(cohort) * 3 / 4),
     )
     threading.Thread(target=load_mlflow, daemon=True).start()  # takes seconds: while the banks work
     model_digest = coordinator.publish_model(ModelArtifact(terms))
     for number in range(rounds + 1):
-        model_digest = await federated_round(campaign, number, model_digest, deadline_s=deadline_s)
+        model_digest = await federated_round(campaign, number, model_digest, deadline_s=expert.deadline_s)
     report = evaluate_model(coordinator, campaign, model_digest)
     page = f"{coordinator.settings.prefect_ui}/runs/flow-run/{flow_run.get_id()}"
     registered = register_model(coordinator, campaign, model_digest, report, page)

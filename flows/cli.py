@@ -146,17 +146,23 @@ def enrol(
 def deploy(
     api_url: Annotated[str, typer.Option(envvar="PREFECT_API_URL", help="URL of the Prefect API.")],
     home: Annotated[Path, typer.Option(envvar="MINTMARK_COORDINATOR_HOME", help="The coordinator's folder.")],
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="Start a campaign whenever this cron expression says, in UTC: '0 6 * * MON'."),
+    ] = None,
 ) -> None:
-    """Create the work pools, the banks' bells and the campaign's deployment in Prefect. Safe to run again."""
+    """Create work pools, the banks' bells, the campaign's deployment, its schedule and automations. Safe to run again."""
     from datetime import UTC, datetime
 
     from flows.deployments import deploy as deploy_all
     from tasks.coordinator import open_coordinator
 
     banks = open_coordinator(home).roster().valid_banks(datetime.now(UTC))
-    deploy_all(api_url, banks)
+    deploy_all(api_url, banks, schedule)
     print(f"Deployed the campaign and the bells of {', '.join(banks)}. Start one in the Prefect UI, or with:")
     print("  prefect deployment run campaign/mintmark --param campaign=NAME")
+    if schedule:
+        print(f"Scheduled by '{schedule}' (UTC): every run is a new campaign, named after its time.")
 
 
 gateway_cli.register(app)

@@ -85,10 +85,9 @@ def test_campaigns_are_those_of_the_product() -> None:
     """The benchmark's campaigns have the defaults that a campaign of the product has."""
     offered = {name: parameter.default for name, parameter in inspect.signature(run_campaign.fn).parameters.items()}
     defaults = Defaults()
-    assert (defaults.learner, defaults.rounds, defaults.rule) == (
-        offered["learner"], offered["rounds"], offered["rule"]
-    )  # fmt: skip
-    assert (Grid((), (), 0).unit, DELTA) == (offered["privacy_unit"], offered["delta"])
+    expert = offered["expert"]
+    assert (defaults.learner, defaults.rounds, defaults.rule) == (offered["learner"], offered["rounds"], expert.rule)
+    assert (Grid((), (), 0).unit, DELTA) == (expert.privacy_unit, expert.delta)
 
 
 def test_cells_become_a_report(data: BenchmarkSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,8 +177,16 @@ def _campaign(
         endpoints, coordinator = consortium.start(environment, say)
     from flows.deployments import start_campaign
 
-    parameters = {"campaign": CAMPAIGN, "deadline_s": ROUND_DEADLINE_S, "seed": options.seed, "rounds": options.rounds}
-    parameters |= {"learner": options.learner, "epsilon": options.epsilon, "rule": options.rule, "liars": options.liars}
+    expert = {
+        "deadline_s": ROUND_DEADLINE_S, "seed": options.seed, "rule": options.rule, "liars": options.liars,
+    }  # fmt: skip
+    parameters = {
+        "campaign": CAMPAIGN,
+        "rounds": options.rounds,
+        "learner": options.learner,
+        "epsilon": options.epsilon,
+    }
+    parameters |= {"expert": expert}
     flow_run = start_campaign(endpoints.prefect_api, parameters)
     flow_page = f"{endpoints.prefect_ui}/runs/flow-run/{flow_run}"
     console.print(f"  the campaign in Prefect: {flow_page}", highlight=False, soft_wrap=True)
