@@ -10,12 +10,14 @@ really charged: a privacy filter (Smith and Thakurta 2022), sound whatever the c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from bank_node.bank import Refused
 from bank_node.policy import Budget, RefusalReason
+from mintmark.messages import BudgetStatement
 from mintmark.plan import RoundPlan
 from mintmark.privacy.accountant import GaussianRelease, epsilon, remainder
 from mintmark.privacy.ledger import Ledger
@@ -48,6 +50,24 @@ def check_budget(budget: Budget, ledger: Ledger, plan: RoundPlan, cost: Gaussian
     """Raises `Refused` when the release would exceed the plan's own terms or one of the bank's budgets."""
     for line in budget_lines(budget, ledger, plan, cost, now):
         line.check()
+
+
+def stated_budget(
+    budget: Budget, ledger: Ledger, plan: RoundPlan, now: datetime, more: Releases = ()
+) -> BudgetStatement:
+    """What the bank tells of its budget when its policy lets it: the limits less what the ledger and `more` have spent,
+    rounded down to thousandths."""
+    here, this_year = ledger.releases(campaign=plan.campaign.name), ledger.releases(year=now.astimezone(UTC).year)
+
+    def left(limit: float, releases: Releases) -> float:
+        unspent = limit - epsilon([*releases, *more], delta=budget.delta)
+        return math.floor(1000 * max(0.0, unspent)) / 1000
+
+    return BudgetStatement(
+        campaign_left=left(budget.epsilon_per_campaign, here),
+        year_left=left(budget.epsilon_per_year, this_year),
+        delta=budget.delta,
+    )
 
 
 def budget_lines(

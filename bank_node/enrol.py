@@ -23,6 +23,7 @@ smallest_cohort = 3          # fewest banks that a round must count
 smallest_rows = 1000         # fewest training rows of our own
 smallest_customers = 50      # and fewest customers whose rows these are
 may_leave = ["training_sums", "scores"]  # noised sums to learn from, noised counts of held-out rows' scores
+state_budget = false         # true: every update says in clear how much epsilon is left, of the campaign and the year
 
 # Epsilon at delta, for each customer, over everything that leaves. A campaign reserves all of its epsilon when it begins,
 # until so many days after its last round.

@@ -19,7 +19,7 @@ from typing import Any
 
 from bank_node import cache
 from bank_node.bank import Bank, Refused, open_bank
-from bank_node.budget import check_budget
+from bank_node.budget import check_budget, stated_budget
 from bank_node.cache import CodedRows
 from bank_node.consent import check_membership, check_open, check_order, check_own_updates, read_plan
 from bank_node.policy import RefusalReason
@@ -96,7 +96,10 @@ def send_update(bank: Bank, ledger: Ledger, plan_key: str, plan_digest: str, now
     if not outgoing.exists():
         sums = _noised_sums(bank, ledger, plan, now)
         statement = UpdateStatement(
-            bank=bank.home.settings.bank, plan_digest=plan_digest, release_digest=plan.release_digest()
+            bank=bank.home.settings.bank,
+            plan_digest=plan_digest,
+            release_digest=plan.release_digest(),
+            budget=stated_budget(bank.policy.budget, ledger, plan, now) if bank.policy.state_budget else None,
         )
         message = encode_update(sums, statement, bank.signer, bytes.fromhex(roster.sealing_key))
         write_durably(outgoing, message)

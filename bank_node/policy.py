@@ -85,6 +85,7 @@ class Policy(BaseModel):
     smallest_rows: Annotated[int, Field(ge=1)] = 1000
     smallest_customers: Annotated[int, Field(ge=1)] = 50
     may_leave: Annotated[tuple[Release, ...], Field(min_length=1)] = tuple(Release)
+    state_budget: bool = False  # tell the coordinator, beside every update, how much epsilon is left
 
     def refusal(
         self, plan: RoundPlan, schema: FeatureSchema, *, training_rows: int, customers: int

@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 
 from bank_node.bank import Bank, Refused
-from bank_node.budget import BudgetLine, budget_lines
+from bank_node.budget import BudgetLine, budget_lines, stated_budget
 from bank_node.consent import check_membership, check_open, check_order, check_own_updates, read_plan
 from bank_node.local_round import add_up, examine
 from bank_node.policy import RefusalReason
@@ -109,7 +109,8 @@ def rehearse(bank: Bank, ledger: Ledger, plan_key: str, now: datetime) -> Rehear
     ask("Not older than, and no other question than, what we answered before", lambda: check_order(ledger, plan))
     ask("Our ledger knows of everything that we ever sent", lambda: check_own_updates(bank, ledger, plan))
     outgoing = ask(
-        "Our policy allows it, and what it asks follows from published values", lambda: _measure(bank, plan, roster)
+        "Our policy allows it, and what it asks follows from published values",
+        lambda: _measure(bank, ledger, plan, roster, now),
     )
     if outgoing is None:
         return Rehearsal(plan, tuple(findings))
@@ -125,7 +126,7 @@ def rehearse(bank: Bank, ledger: Ledger, plan_key: str, now: datetime) -> Rehear
     return Rehearsal(plan, tuple(findings), outgoing, tuple(lines or ()), answered, mu)
 
 
-def _measure(bank: Bank, plan: RoundPlan, roster: Roster) -> Outgoing:
+def _measure(bank: Bank, ledger: Ledger, plan: RoundPlan, roster: Roster, now: datetime) -> Outgoing:
     """Steps 4 and 6 but for the noise. The size is that of a message of zeros, signed with a key made for it."""
     asked = examine(bank, plan)
     shape, rows = shape_of(asked.query), asked.coded.rows
@@ -133,7 +134,12 @@ def _measure(bank: Bank, plan: RoundPlan, roster: Roster) -> Outgoing:
         add_up(bank, plan, asked)
     except PrivacyError as error:
         raise Refused(RefusalReason.NO_DATA, str(error)) from None
-    statement = UpdateStatement(bank=bank.name, plan_digest=plan.digest(), release_digest=plan.release_digest())
+    name, stated = plan.release_digest(), None
+    if bank.policy.state_budget:
+        cost = GaussianRelease(plan.clipping_norm, plan.noise_scale, math.prod(shape))
+        more = () if ledger.charged(name) else (cost,)
+        stated = stated_budget(bank.policy.budget, ledger, plan, now, more)
+    statement = UpdateStatement(bank=bank.name, plan_digest=plan.digest(), release_digest=name, budget=stated)
     zeros = encode_sums(np.zeros(math.prod(shape), dtype=np.int64), plan.noise_scale)
     message = encode_update(zeros, statement, generate_signer(), bytes.fromhex(roster.sealing_key))
     return Outgoing(

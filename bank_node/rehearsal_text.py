@@ -44,7 +44,8 @@ def _tell_outgoing(console: Console, plan: RoundPlan, outgoing: Outgoing) -> Non
     grid.add_column()
     grid.add_column(overflow="fold")
     grid.add_row("to", "the coordinator alone can open it; the store and other banks see its size and time")
-    grid.add_row("size", f"{outgoing.message_bytes:,} bytes, the same for every bank of the round")
+    alike = "" if outgoing.statement.budget else ", the same for every bank of the round"
+    grid.add_row("size", f"{outgoing.message_bytes:,} bytes{alike}")
     grid.add_row("in clear, signed", outgoing.statement.canonical_bytes().decode())
     grid.add_row("sealed", f"{outgoing.numbers:,} whole numbers: {slots} x {cells} x {width}")
     grid.add_row("they are", CONTENTS[plan.asks_for])

@@ -4,7 +4,7 @@ Layouts are fixed and lengths exact: nothing is compressed, nothing is pickled, 
 read. Numbers are little-endian. Signing and sealing are `envelope.py`.
 
     PrivateUpdate      sums on the wire: the noised lattice sums, rounded to a step far below the noise (32 bits each)
-    UpdateStatement    what the bank signs beside the sealed sums: which round, which plan, whose
+    UpdateStatement    what the bank signs beside the sealed sums: which round, which plan, whose, what budget is left
     ModelArtifact      the campaign and its settled aggregates; model, trees and next question follow from it
 """
 
@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from mintmark.canonical import canonical_json, digest, read_canonical
 from mintmark.envelope import SEALING_OVERHEAD, SIGNATURE_BYTES, Signer, seal, sign, verify
@@ -35,12 +36,26 @@ _SUM_HEAD = struct.Struct("<IIId")  # slots, cells, width, noise
 Ints = npt.NDArray[np.int64]
 
 
+class BudgetStatement(Agreed):
+    """What a bank says it has left, in epsilon at its own `delta`, once this update is charged: of what it allows this
+    campaign, and of what it allows a calendar year. Its word, not proven; it depends on plans only, never on rows."""
+
+    campaign_left: Annotated[float, Field(ge=0, le=1000)]
+    year_left: Annotated[float, Field(ge=0, le=1000)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+
+
 class UpdateStatement(Agreed):
-    """What an update is the answer to. `release_digest` names the question, whatever the attempt."""
+    """What an update is the answer to. `release_digest` names the question, whatever the attempt. `budget` is there only
+    where the bank's policy tells it (docs/adr/0014); without it the bytes are those of a statement that knows no budget."""
 
     bank: Name
     plan_digest: Digest
     release_digest: Digest
+    budget: BudgetStatement | None = None
+
+    def canonical_bytes(self) -> bytes:
+        return canonical_json(self.model_dump(mode="json", exclude_none=True))
 
 
 def wire_shift(noise_scale: float) -> int:

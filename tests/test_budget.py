@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +14,8 @@ from bank_node.budget import budget_lines
 from bank_node.enrol import DEFAULT_POLICY
 from bank_node.policy import RefusalReason
 from mintmark.envelope import sign
-from mintmark.mailbox import plan_key
+from mintmark.mailbox import plan_key, update_key
+from mintmark.messages import open_update_frame
 from mintmark.plan import RoundPlan
 from mintmark.privacy.accountant import GaussianRelease, epsilon, remainder, total_mu
 from mintmark.round import PLAN_TYPE
@@ -153,3 +155,29 @@ def test_another_plan_under_an_answered_attempt_costs_nothing(tmp_path: Path) ->
     before = consortium.banks["bank-0"].home.ledger.read_bytes()
     assert consortium.refusal("bank-0", other) is RefusalReason.STALE
     assert consortium.banks["bank-0"].home.ledger.read_bytes() == before
+
+
+@pytest.mark.parametrize("stated", [False, True])
+def test_budget_is_stated_only_where_the_policy_says_so(tmp_path: Path, stated: bool) -> None:
+    """A bank that may tell says, signed, what its limits leave once this update is charged; another says nothing, in the
+    bytes that statements had before there were budgets."""
+    consortium = Consortium(
+        tmp_path,
+        sizes=(200, 200, 200),
+        policy=POLICY.replace("state_budget = false", f"state_budget = {stated}".lower()),
+    )
+    model = consortium.run(consortium.campaign(name="first"), 1, "first")
+    plan = consortium.plan(model, "first")
+    consortium.answer("bank-0", plan)
+    message = consortium.store.get(update_key("bank-0", "first", 1, 0), max_bytes=10**6) or b""
+    statement, _ = open_update_frame(message, consortium.banks["bank-0"].signer.public_key, 10**4)
+    if not stated:
+        assert statement.budget is None
+        assert set(json.loads(statement.canonical_bytes())) == {"bank", "plan_digest", "release_digest"}
+        return
+    with consortium.ledger("bank-0") as ledger:
+        spent = epsilon(ledger.releases(), delta=1e-6)
+    assert statement.budget is not None
+    assert statement.budget.campaign_left == pytest.approx(4.0 - spent, abs=1e-3)
+    assert statement.budget.year_left == pytest.approx(12.0 - spent, abs=1e-3)
+    assert 0 < spent < 4

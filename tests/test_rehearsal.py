@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from consortium import Consortium
+from consortium import POLICY, Consortium
 from rich.console import Console
 
 from bank_node.policy import RefusalReason
@@ -20,9 +20,10 @@ from mintmark.plan import RoundPlan
 from mintmark.round import PLAN_TYPE
 
 
-@pytest.fixture
-def consortium(tmp_path: Path) -> Consortium:
-    return Consortium(tmp_path, sizes=(300, 200, 200))
+@pytest.fixture(params=[False, True], ids=["silent", "states-its-budget"])
+def consortium(tmp_path: Path, request: pytest.FixtureRequest) -> Consortium:
+    said = f"state_budget = {str(request.param).lower()}"
+    return Consortium(tmp_path, sizes=(300, 200, 200), policy=POLICY.replace("state_budget = false", said))
 
 
 def rehearsed(consortium: Consortium, plan: RoundPlan, name: str = "bank-0") -> Rehearsal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -223,7 +224,8 @@ def test_size_claimed_nowhere(consortium: Consortium) -> None:
     consortium.answer("bank-0", plan)
     message = consortium.store.get(update_key("bank-0", "cards", 0, 0), max_bytes=10**6) or b""
     statement, sealed = open_update_frame(message, consortium.banks["bank-0"].signer.public_key, COORDINATES)
-    assert set(statement.model_dump()) == {"bank", "plan_digest", "release_digest"}
+    said = json.loads(statement.canonical_bytes())
+    assert set(said) == {"bank", "plan_digest", "release_digest"}
     opened = consortium.coordinator.sealing_key.open(sealed, info=update_info(statement))
     assert len(opened) == 4 * COORDINATES
 

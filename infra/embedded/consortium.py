@@ -37,6 +37,7 @@ units = ["customer", "transaction"]
 smallest_cohort = {smallest_cohort}
 smallest_rows = 1
 smallest_customers = 1
+state_budget = true
 [budget]
 delta = 1e-6
 epsilon_per_round = {epsilon}
