@@ -24,8 +24,8 @@ from infra.embedded.consortium import EmbeddedConsortium
 from infra.embedded.demo import CAMPAIGN, environment_for
 from infra.embedded.interrupts import interruptible
 from infra.embedded.processes import ProcessGroup
-from infra.embedded.progress import CampaignWatch
 from mintmark.synthetic import simulate
+from tasks.progress import CampaignWatch
 
 ROWS_A_BANK = 2_500
 DEADLINE_S = 900

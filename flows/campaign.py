@@ -29,6 +29,7 @@ from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
 from tasks.coordinator import home_from, open_coordinator
 from tasks.evaluation import evaluate_model
 from tasks.register import RegisteredModel, load_mlflow, register_model
+from tasks.telling import told_in_prefect
 
 TRIM = 0.35  # of the weight from each side: more than two of eight banks may hold together
 CLIP = {PrivacyUnit.CUSTOMER: 0.25, PrivacyUnit.TRANSACTION: 1.0}
@@ -82,11 +83,12 @@ async def run_campaign(
     )
     threading.Thread(target=load_mlflow, daemon=True).start()  # takes seconds: while the banks work
     model_digest = coordinator.publish_model(ModelArtifact(terms))
-    for number in range(rounds + 1):
-        model_digest = await federated_round(campaign, number, model_digest, deadline_s=expert.deadline_s)
-    report = evaluate_model(coordinator, campaign, model_digest)
-    page = f"{coordinator.settings.prefect_ui}/runs/flow-run/{flow_run.get_id()}"
-    registered = register_model(coordinator, campaign, model_digest, report, page)
+    with told_in_prefect(coordinator, campaign):
+        for number in range(rounds + 1):
+            model_digest = await federated_round(campaign, number, model_digest, deadline_s=expert.deadline_s)
+        report = evaluate_model(coordinator, campaign, model_digest)
+        page = f"{coordinator.settings.prefect_ui}/runs/flow-run/{flow_run.get_id()}"
+        registered = register_model(coordinator, campaign, model_digest, report, page)
     return CampaignResult(campaign=campaign, model_digest=model_digest, auprc=report.auprc, model=registered)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flows import status_cli
 from infra.gateway import cli as gateway_cli
 from mintmark.aggregation.rules import DEFAULT_RULE
 from mintmark.errors import MintmarkError
@@ -166,6 +167,7 @@ def deploy(
 
 
 gateway_cli.register(app)
+status_cli.register(app)
 
 
 def main() -> None:

@@ -32,7 +32,6 @@ from infra.embedded.consortium import EmbeddedConsortium
 from infra.embedded.dataset import load_dataset
 from infra.embedded.interrupts import interruptible
 from infra.embedded.processes import ProcessGroup
-from infra.embedded.progress import CampaignWatch, RoundProgress
 from infra.embedded.servers import NO_TELEMETRY, Endpoints
 from infra.embedded.telling import tell_banks, tell_open_round, tell_report, tell_round
 from mintmark.aggregation.report import AggregationReport, last_suspicion
@@ -47,6 +46,7 @@ from mintmark.synthetic import simulate
 from mintmark.table import Columns
 from tasks.aggregation import read_reports
 from tasks.coordinator import Coordinator
+from tasks.progress import CampaignWatch, RoundProgress
 from tasks.register import read_registration
 
 CAMPAIGN = "demo"

@@ -8,10 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Grid
 
-from infra.embedded.progress import RoundProgress
 from mintmark.aggregation.report import ALARM, is_suspicious
 from mintmark.schema import FeatureSchema
 from mintmark.table import Columns
+from tasks.progress import RoundProgress
 
 
 def tell_banks(console: Console, schema: FeatureSchema, banks: Mapping[str, Columns]) -> None:
