@@ -23,16 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.attacks import ATTACKS, Scene, flip_labels
+from benchmarks.attacks import ATTACKS, flip_labels
+from benchmarks.attacks.liars import Liars
 from infra.embedded.comparison import auprc
 from infra.embedded.dataset import load_dataset
-from mintmark.aggregation.cohort import combine
-from mintmark.campaign import learner_of, noise_for
+from mintmark.campaign import learner_of
 from mintmark.models.lightgbm_text import load
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
-from mintmark.privacy.mechanism import LATTICE
 from mintmark.roster import rows_band
-from mintmark.round import norm_bound
 from mintmark.schema import FeatureSchema, parse_schema
 from mintmark.simulation import seeded_gaussian, simulate_rounds
 from mintmark.synthetic import simulate
@@ -116,32 +114,6 @@ def _banks(schema: FeatureSchema, tables: Mapping[str, Table]) -> Banks:
 SETS: dict[str, Callable[[int, int, Path | None], Banks]] = {"simulator": simulated, "uci_default": real}
 
 
-class Liars:
-    """Sends, for the liars of one campaign, what `attack` says; `state` is the learner's before the round."""
-
-    def __init__(self, campaign: Campaign, attack: str, banks: Banks, seed: int) -> None:
-        self.campaign, self.attack, self.sizes = campaign, attack, banks.sizes
-        self.liars = np.array(banks.liars())
-        self.state = learner_of(campaign).start(campaign, banks.schema)
-        self.rng = np.random.default_rng(seed)
-
-    def __call__(self, number: int, updates: Any) -> Any:
-        query = learner_of(self.campaign).query(self.state)
-        scale, _ = noise_for(self.campaign, number, query)
-        terms, sizes = self.campaign.aggregation, self.sizes[:, None]
-
-        def rule(rates: Any) -> Any:
-            return combine(terms.chain, terms.byzantine, sizes=self.sizes, updates=rates * sizes, noise=0.0).rate
-
-        scene = Scene(updates / sizes, self.liars, scale / LATTICE / self.sizes, rule, self.rng)
-        arriving = updates.copy()
-        for bank, lie in zip(self.liars, ATTACKS[self.attack](scene), strict=True):
-            sums = lie * self.sizes[bank]
-            most = norm_bound(int(self.sizes[bank]), query.slots, updates.shape[1], scale) / LATTICE
-            arriving[bank] = sums * (most / max(float(np.linalg.norm(sums)), most))
-        return arriving
-
-
 def run_campaign(banks: Banks, chain: str, attack: str, learner: str, seed: int) -> float:
     """AUPRC on all banks' held-out rows of one campaign's model."""
     names = tuple(sorted(banks.training))
@@ -160,7 +132,9 @@ def run_campaign(banks: Banks, chain: str, attack: str, learner: str, seed: int)
     training = dict(banks.training)
     if attack == ROW_ATTACK:
         training |= {names[bank]: flip_labels(training[names[bank]]) for bank in banks.liars()}
-    liars = None if attack in (HONEST, ROW_ATTACK) else Liars(campaign, attack, banks, seed)
+    liars = None
+    if attack not in (HONEST, ROW_ATTACK):
+        liars = Liars(campaign, ATTACKS[attack], banks.schema, banks.sizes, np.array(banks.liars()), seed)
     state: Any = None
     for settled in simulate_rounds(
         campaign, training, noise=seeded_gaussian(np.random.default_rng(seed)), attack=liars

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from flows import status_cli
+from flows import simulate_cli, status_cli
 from infra.gateway import cli as gateway_cli
 from mintmark.aggregation.rules import DEFAULT_RULE
 from mintmark.errors import MintmarkError
@@ -167,6 +167,7 @@ def deploy(
 
 
 gateway_cli.register(app)
+simulate_cli.register(app)
 status_cli.register(app)
 
 

@@ -14,7 +14,7 @@ from rich.table import Table as Grid
 if TYPE_CHECKING:
     from tasks.status import CampaignStatus
 
-RIGHT = {"round", "attempt", "seconds", "accepted", "rejected", "late", "share", "suspicion", "epsilon spent"}
+RIGHT = {"round", "attempt", "seconds", "in", "out", "late", "share", "suspicion", "spent", "left", "of the year"}
 
 
 def register(app: typer.Typer) -> None:
@@ -59,18 +59,20 @@ def _list(console: Console, told: list[CampaignStatus]) -> None:
 
 
 def _tell(console: Console, status: CampaignStatus) -> None:
-    from tasks.artifacts import bank_row, round_row, sentence, summary
+    from tasks.artifacts import BANKS, bank_row, round_row, sentence, summary
 
     console.print(Markdown(summary(status)))
-    for title, rows in (
-        ("Rounds", [round_row(progress) for progress in status.rounds]),
-        ("Banks", [bank_row(bank) for bank in status.banks]),
+    for title, note, rows in (
+        ("Rounds", None, [round_row(progress) for progress in status.rounds]),
+        ("Banks", BANKS, [bank_row(bank) for bank in status.banks]),
     ):
-        grid = Grid(title=title, title_justify="left")
+        grid = Grid(title=title, title_justify="left", caption=note, caption_justify="left")
         for heading in rows[0]:
             grid.add_column(heading, justify="right" if heading in RIGHT else "left")
         for row in rows:
             grid.add_row(*map(str, row.values()))
         console.print(grid)
+    if status.model is not None:
+        console.print(f"The model in MLflow: {status.model.page}", highlight=False, soft_wrap=True)
     if status.stage == "open":
         console.print(sentence(status.rounds[-1]), highlight=False)

@@ -37,6 +37,7 @@ from mintmark.models.rows import RowState, code_table
 from mintmark.plan import Campaign, PrivacyUnit
 from mintmark.privacy.mechanism import LATTICE, BoundedSum, bounded_sum, release
 from mintmark.roster import rows_band
+from mintmark.schema import FeatureSchema
 from mintmark.table import Table
 
 Ints = npt.NDArray[np.int64]
@@ -91,17 +92,33 @@ def simulate_rounds(
         ValueError: the banks are not the campaign's cohort.
         ProtocolError, PrivacyError, AggregationError: as in a real round.
     """
-    if tuple(sorted(training)) != campaign.cohort:
-        raise ValueError(f"expected tables of the banks {campaign.cohort}, got {tuple(sorted(training))}")
-    learner = learner_of(campaign)
-    bands = sizes or {bank: rows_band(len(table)) for bank, table in training.items()}
-    weights = np.array([bands[bank] for bank in campaign.cohort], dtype=np.float64)
+    _check_cohort(campaign, training)
     schema = training[campaign.cohort[0]].schema
-    artifact, state = ModelArtifact(campaign), learner.start(campaign, schema)
     rows = {bank: code_table(training[bank]) for bank in campaign.cohort}
+    tested = None if held_out is None else {bank: code_table(held_out[bank]) for bank in campaign.cohort}
+    return simulate_coded(campaign, schema, rows, held_out=tested, sizes=sizes, noise=noise, attack=attack)
+
+
+def simulate_coded(
+    campaign: Campaign,
+    schema: FeatureSchema,
+    training: Mapping[str, RowState],
+    *,
+    held_out: Mapping[str, RowState] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    noise: Noise = release,
+    attack: Attack | None = None,
+) -> Iterator[SettledRound]:
+    """What `simulate_rounds` does, for rows that are coded already, a byte a feature: hundreds of banks fit in memory."""
+    _check_cohort(campaign, training)
+    learner = learner_of(campaign)
+    bands = sizes or {bank: rows_band(len(rows)) for bank, rows in training.items()}
+    weights = np.array([bands[bank] for bank in campaign.cohort], dtype=np.float64)
+    artifact, state = ModelArtifact(campaign), learner.start(campaign, schema)
+    rows = {bank: training[bank] for bank in campaign.cohort}
     for number in range(campaign.rounds + (held_out is not None)):
         if held_out is not None and number == campaign.rounds:
-            rows = {bank: code_table(held_out[bank]) for bank in campaign.cohort}
+            rows = {bank: held_out[bank] for bank in campaign.cohort}
         rows = {bank: learner.advance(state, own) for bank, own in rows.items()}
         query = learner.query(state)
         scale, _ = noise_for(campaign, number, query)
@@ -114,6 +131,11 @@ def simulate_rounds(
         artifact = ModelArtifact(campaign, (*artifact.history, settled))
         state = learner.settle(state, query, settled)
         yield SettledRound(state, artifact, total.shares)
+
+
+def _check_cohort(campaign: Campaign, banks: Mapping[str, object]) -> None:
+    if tuple(sorted(banks)) != campaign.cohort:
+        raise ValueError(f"expected tables of the banks {campaign.cohort}, got {tuple(sorted(banks))}")
 
 
 def _update(campaign: Campaign, state: Any, query: Query, rows: RowState, noise: Noise) -> Floats:

@@ -109,10 +109,11 @@ def simulate(
         raise ValueError(f"expected 2 to 26 banks and 2000 rows a bank or more, got {banks} banks and {rows} rows")
     weights = np.arange(banks, 0, -1.0) ** 1.7
     sizes = rows * weights / weights.sum()
-    return SCHEMA, {f"bank-{ascii_lowercase[bank]}": _bank(seed, bank, sizes[bank]) for bank in range(banks)}
+    return SCHEMA, {f"bank-{ascii_lowercase[bank]}": simulate_bank(seed, bank, sizes[bank]) for bank in range(banks)}
 
 
-def _bank(seed: int, bank: int, rows: float) -> dict[str, npt.NDArray[np.generic]]:
+def simulate_bank(seed: int, bank: int, rows: float) -> dict[str, npt.NDArray[np.generic]]:
+    """Payments of the bank with the number `bank` alone, about `rows`: `simulate`'s, however many banks there are."""
     rng = np.random.default_rng([seed, bank])
     people = _customers(rng, max(20, round(rows / ((TRAIN_DAYS + TEST_DAYS) * PAYMENTS_A_DAY * 1.1))))
     payments = _in_order(_honest(rng, people) + _fraud(rng, people, np.roll(KNOWN_MIX, bank)))

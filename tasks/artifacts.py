@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mintmark.aggregation.report import is_suspicious
 from mintmark.plan import Release
 from tasks.progress import RoundProgress
@@ -53,8 +55,9 @@ def artifacts_of(status: CampaignStatus, *, pictures: bool) -> Iterator[Artifact
 
 
 BANKS = (
-    "Each bank so far. Epsilon spent is priced from the plans that the bank answered; epsilon left is the bank's own "
-    "signed word, empty where its policy tells nothing."
+    "In how many rounds each bank's update counted (in), was rejected (out) or came late. Epsilon spent is priced from the "
+    "plans that it answered. What it has left of its epsilon, for this campaign and of the year, is its own signed word; "
+    "empty where its policy tells nothing."
 )
 ROUNDS = "Each round: whose update counts, whose does not and why."
 SHARES = "How much each bank's update weighed in each round's result."
@@ -96,14 +99,14 @@ def bank_row(bank: BankStatus) -> dict[str, Any]:
     return {
         "bank": bank.bank,
         "last round": bank.last,
-        "accepted": bank.accepted,
-        "rejected": bank.rejected,
+        "in": bank.accepted,
+        "out": bank.rejected,
         "late": bank.late,
         "share": "" if bank.share is None else f"{100 * bank.share:.0f} %",
         "suspicion": f"{bank.suspicion:.1f}" + (" ask it" if is_suspicious(bank.suspicion) else ""),
-        "epsilon spent": f"{bank.spent:.2f}",
-        "left: campaign": f"{budget.campaign_left:.2f}" if budget else "",
-        "left: year": f"{budget.year_left:.2f}" if budget else "",
+        "spent": f"{bank.spent:.2f}",
+        "left": f"{budget.campaign_left:.2f}" if budget else "",
+        "of the year": f"{budget.year_left:.2f}" if budget else "",
     }
 
 
@@ -143,24 +146,27 @@ def sentence(progress: RoundProgress) -> str:
 
 
 def shares_figure(status: CampaignStatus) -> Any:
-    """A matplotlib figure: a line a bank, its share in each round; banks beyond the twenty largest are left out."""
+    """A matplotlib figure: each round a column, stacked of the banks' shares; beyond the twenty largest none."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     reported = [(progress.round, progress.report) for progress in status.rounds if progress.report]
-    shares: dict[str, dict[int, float]] = {}
-    for number, report in reported:
+    rounds = np.array([number for number, _ in reported])
+    shares = {bank.bank: np.zeros(len(rounds)) for bank in status.banks}
+    for place, (_, report) in enumerate(reported):
         for figures in report.accepted:
-            shares.setdefault(figures.bank, {})[number] = figures.share
-    largest = sorted(shares, key=lambda bank: -max(shares[bank].values()))[:MOST_BANKS_DRAWN]
+            shares[figures.bank][place] = figures.share
+    largest = sorted(shares, key=lambda bank: -float(shares[bank].sum()))[:MOST_BANKS_DRAWN]
+    bottom = np.zeros(len(rounds))
     for bank in sorted(largest):
-        axes.plot(*zip(*sorted(shares[bank].items()), strict=True), marker=".", label=bank)
+        axes.bar(rounds, shares[bank], bottom=bottom, label=bank)
+        bottom += shares[bank]
     axes.set(xlabel="round", ylabel="share of the result", ylim=(0, None), title="Shares by bank")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(fontsize=8, ncols=2)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
