@@ -185,7 +185,8 @@ def _tell(console: Console, options: SimulationOptions, report: dict[str, Any]) 
         "AUPRC of the model": f"{report['auprc']:.3f} on all banks' held-out rows (by chance {report['fraud_share']:.3f})",
         "banks": f"{report['banks']}, of which {report['attackers']} lie; {report['rows']:,} rows in all",
         "a round's updates": f"{report['banks'] * sent / 1e6:.1f} MB at most",
-        "time": f"{seconds['total']:.0f} s: making banks {seconds['making']:.0f}, rounds {seconds['rounds']:.0f}; of a core {seconds['cpu']:.0f} s",
+        "time": f"{seconds['total']:.0f} s, {seconds['cpu']:.0f} of a core: making banks {seconds['making']:.0f}, "
+        f"rounds {seconds['rounds']:.0f}",
         "peak memory": f"{report['peak_memory_mib']:,} MiB",
     }
     for name, line in lines.items():

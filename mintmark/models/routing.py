@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,15 @@ class Routing:
 
 
 def route(schema: FeatureSchema, trees: Sequence[Tree]) -> Routing:
-    """The tables of `trees`. Raises `ValueError` for a threshold off the public grid, or more than 256 leaves."""
+    """The tables of `trees`. Raises `ValueError` for a threshold off the public grid, or more than 256 leaves.
+
+    The last few are kept: in a simulation hundreds of banks ask for the same trees.
+    """
+    return _route(schema, tuple(trees))
+
+
+@lru_cache(maxsize=2)
+def _route(schema: FeatureSchema, trees: tuple[Tree, ...]) -> Routing:
     tables = [_levels(schema, tree) for tree in trees]
     depth = max((len(table) for table in tables), default=0)
     width = max((len(feature) for table in tables for feature, _ in table), default=0)
