@@ -11,6 +11,7 @@ from rich.console import Console
 
 from flows import simulate_cli, status_cli
 from infra.gateway import cli as gateway_cli
+from flows import simulate_cli, status_cli, up_cli
 from mintmark.aggregation.rules import DEFAULT_RULE
 from mintmark.errors import MintmarkError
 
@@ -169,6 +170,7 @@ def deploy(
 gateway_cli.register(app)
 simulate_cli.register(app)
 status_cli.register(app)
+up_cli.register(app)
 
 
 def main() -> None:

@@ -6,11 +6,17 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+import typer
 from consortium import SCHEMA
+from typer.testing import CliRunner
 
+import bank_node.cli
+import flows.cli
 from mintmark.schema import dump_schema
 
 ROOT = Path(__file__).parent.parent
@@ -43,19 +49,22 @@ def bank_options(schema: Path, key: str = "ab" * 32) -> list[str]:
 SECRETS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "very-secret"}
 
 
-@pytest.mark.parametrize(
-    ("module", "command"),
-    [("flows.cli", c) for c in ("", "demo", "init", "enrol", "deploy", "gateway", "gateway-certificates")]
-    + [("bank_node.cli", c) for c in ("", "init", "work", "answer", "ledger", "personalise", "score", "explain")],
-)
-def test_help_teaches(module: str, command: str) -> None:
-    """Every command explains itself and every option of it."""
-    shown = run(module, *([command] if command else []), "--help")
-    assert shown.returncode == 0
-    for line in shown.stdout.splitlines():
-        option = re.match(r"│ [*]?\s+--([a-z-]+)\s+(<[^>]+>)?\s*(.*)│$", line)
-        if option and option[1] != "help":
-            assert option[3].strip(), f"--{option[1]} of {command} has no help"
+def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """A command and all below it, with the words that call each."""
+    yield path, command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from commands(below, (*path, name))
+
+
+@pytest.mark.parametrize("app", [flows.cli.app, bank_node.cli.app], ids=["mintmark", "mintmark-bank"])
+def test_help_teaches(app: typer.Typer) -> None:
+    """Every command explains itself and every option and argument of it."""
+    for words, command in commands(typer.main.get_command(app)):
+        shown = CliRunner().invoke(app, [*words, "--help"])
+        assert shown.exit_code == 0
+        assert command.help, f"{' '.join(words)} has no help"
+        for option in command.params:
+            assert getattr(option, "help", None), f"{option.name} of {' '.join(words)} has no help"
 
 
 def test_readme_names_only_options_that_exist() -> None:

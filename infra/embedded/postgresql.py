@@ -14,7 +14,7 @@ import os
 import pwd
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def start_postgresql(group: ProcessGroup, env: Mapping[str, str], databases: Seq
         interrupt: dict[str, Any] = {"stop_signal": signal.SIGINT, "orphan_signal": signal.SIGINT}  # fast shutdown
         group.start("postgresql", [str(programs / "postgres"), *serve], **common, **interrupt)
         group.wait_ready("postgresql", lambda: _answers(server), _START_TIMEOUT_S)
-        _create(server, databases)
+        create_databases(server.connect, databases)
     except EmbeddedError:
         group.stop("postgresql-init", "postgresql")
         raise
@@ -121,20 +121,28 @@ def _answers(server: PostgreSQL) -> bool:
     return True
 
 
-def _create(server: PostgreSQL, databases: Sequence[str]) -> None:
+def create_databases(connect: Callable[[str], Any], databases: Sequence[str], admin: str = "postgres") -> None:
+    """Create those that are missing, each with the extension pg_trgm. `connect` gives a connection in autocommit mode.
+
+    Raises `EmbeddedError` when the server refuses.
+    """
     import psycopg2
 
     try:
+        known = {name for (name,) in _execute(connect, admin, "SELECT datname FROM pg_database")}
         for database in databases:
-            _execute(server, "postgres", f'CREATE DATABASE "{database}"')
-            _execute(server, database, "CREATE EXTENSION pg_trgm")
+            if database not in known:
+                _execute(connect, admin, f'CREATE DATABASE "{database}"')
+            _execute(connect, database, "CREATE EXTENSION IF NOT EXISTS pg_trgm")
     except psycopg2.Error as error:
         raise EmbeddedError(f"expected databases {list(databases)} with pg_trgm, got: {error}".rstrip()) from error
 
 
-def _execute(server: PostgreSQL, database: str, statement: str) -> None:
-    connection = server.connect(database)
+def _execute(connect: Callable[[str], Any], database: str, statement: str) -> list[tuple[Any, ...]]:
+    connection = connect(database)
     try:
-        connection.cursor().execute(statement)
+        cursor = connection.cursor()
+        cursor.execute(statement)
+        return list(cursor.fetchall()) if cursor.description else []
     finally:
         connection.close()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import signal
 import sys
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
@@ -63,10 +63,22 @@ class Endpoints:
 
 
 @dataclass(frozen=True)
-class _Databases:
+class Databases:
+    """SQLAlchemy URLs, with the driver that each server needs; Prefect's may be left to it."""
+
     kind: Literal["postgresql", "sqlite"]
-    prefect: Mapping[str, str]  # environment
-    mlflow: str  # SQLAlchemy URL
+    prefect: str | None
+    mlflow: str
+
+
+@dataclass(frozen=True)
+class Lasting:
+    """What makes the servers' state outlive them: databases of somebody else, ports (S3, Prefect, MLflow) that stay, and
+    S3 users that are made once; `user` has the arguments of `create_user`."""
+
+    databases: Databases
+    ports: Sequence[int]
+    user: Callable[..., Credentials]
 
 
 def start_servers(
@@ -78,8 +90,11 @@ def start_servers(
     on_ready: Callable[[str], None],
     base_env: Mapping[str, str],
     postgresql: bool = True,
+    lasting: Lasting | None = None,
 ) -> Endpoints:
-    """Start all four in the empty or new folder `home`, create `bucket`, and return when each has answered.
+    """Start all four in the folder `home`, create `bucket`, and return when each has answered.
+
+    The folder is new or empty, unless it is that of an earlier start with the same `lasting`.
 
     `on_ready` is told what is ready, a few words at a time. Without `postgresql`, or where it is not installed, the
     databases are SQLite files. Of `base_env` only the search paths, the locale and the thread limits are passed on.
@@ -90,14 +105,14 @@ def start_servers(
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     env = {name: base_env[name] for name in _INHERITED if name in base_env}
     env |= {"HOME": str(home), "TMPDIR": str(home / "tmp"), "PYTHONSAFEPATH": "1", **NO_TELEMETRY, **_NO_WAY_OUT}
-    store_port, prefect_port, mlflow_port = free_ports(3)
+    store_port, prefect_port, mlflow_port = lasting.ports if lasting else free_ports(3)
 
-    store = _start_store(group, home, env, store_port, storage_root)
-    databases = _choose_databases(group, env, on_ready, postgresql)
+    store = _start_store(group, home, env, store_port, storage_root, lasts=lasting is not None)
+    databases = lasting.databases if lasting else _choose_databases(group, env, on_ready, postgresql)
     group.wait_ready("ministack", lambda: answers(f"{store}/_ministack/health"), _STORE_TIMEOUT_S)
     create_bucket(store, storage_root, bucket)
     own = ("mlflow/",)
-    artifacts = create_user(
+    artifacts = (lasting.user if lasting else create_user)(
         store, storage_root, "mlflow", bucket,
         read_prefixes=own, write_prefixes=own, list_prefixes=own, delete_prefixes=own,
     )  # fmt: skip
@@ -123,7 +138,9 @@ def answers(url: str) -> bool:
         return False
 
 
-def _start_store(group: ProcessGroup, home: Path, env: Mapping[str, str], port: int, root: Credentials) -> str:
+def _start_store(
+    group: ProcessGroup, home: Path, env: Mapping[str, str], port: int, root: Credentials, *, lasts: bool
+) -> str:
     settings = {
         "BIND_HOST": _HOST,
         "GATEWAY_PORT": str(port),
@@ -132,6 +149,8 @@ def _start_store(group: ProcessGroup, home: Path, env: Mapping[str, str], port: 
         "AWS_ACCESS_KEY_ID": root.access_key,
         "S3_PERSIST": "1",
         "S3_DATA_DIR": str(home / "s3"),
+        # Users and their keys; written when it is asked to end.
+        **({"PERSIST_STATE": "1", "STATE_DIR": str(home / "s3-users")} if lasts else {}),
         "LOG_LEVEL": "WARNING",
         # Two listeners it opens besides SERVICES, on fixed ports and all interfaces.
         "IOT_MTLS_ENABLED": "0",
@@ -140,20 +159,21 @@ def _start_store(group: ProcessGroup, home: Path, env: Mapping[str, str], port: 
         "DOCKER_HOST": f"unix://{home}/no-container-engine",
     }
     # Objects are on disk when a put is answered; a clean end would wait seconds for connections kept alive.
+    ends = signal.SIGTERM if lasts else signal.SIGKILL
     group.start(
         "ministack",
         [sys.executable, "-m", "ministack"],
         env={**env, **settings},
         cwd=home,
-        stop_signal=signal.SIGKILL,
-        orphan_signal=signal.SIGKILL,
+        stop_signal=ends,
+        orphan_signal=ends,
     )
     return f"http://{_HOST}:{port}"
 
 
 def _choose_databases(
     group: ProcessGroup, env: Mapping[str, str], on_ready: Callable[[str], None], postgresql: bool
-) -> _Databases:
+) -> Databases:
     told = "SQLite"
     if postgresql:
         try:
@@ -162,13 +182,12 @@ def _choose_databases(
             told = f"SQLite, which is slower than PostgreSQL: {str(error).splitlines()[0]}"
         else:
             on_ready("PostgreSQL")
-            url = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": server.url("asyncpg", "prefect")}
-            return _Databases("postgresql", url, server.url("psycopg2", "mlflow"))
+            return Databases("postgresql", server.url("asyncpg", "prefect"), server.url("psycopg2", "mlflow"))
     on_ready(told)
-    return _Databases("sqlite", {}, "sqlite:///mlflow.db")  # Prefect's is in PREFECT_HOME, MLflow's in its folder
+    return Databases("sqlite", None, "sqlite:///mlflow.db")  # Prefect's is in PREFECT_HOME, MLflow's in its folder
 
 
-def _start_prefect(group: ProcessGroup, home: Path, env: Mapping[str, str], port: int, databases: _Databases) -> str:
+def _start_prefect(group: ProcessGroup, home: Path, env: Mapping[str, str], port: int, databases: Databases) -> str:
     url = f"http://{_HOST}:{port}"
     settings = {
         "PREFECT_HOME": str(home / "prefect"),
@@ -176,11 +195,13 @@ def _start_prefect(group: ProcessGroup, home: Path, env: Mapping[str, str], port
         "PREFECT_UI_STATIC_DIRECTORY": str(home / "prefect-ui"),  # else it writes into site-packages
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{url},http://localhost:{port}",
     }
+    if databases.prefect:
+        settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = databases.prefect
     # It may hang in its shutdown when the database goes at the same time, as it does when the demo is killed.
     group.start(
         "prefect",
         [sys.executable, "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(port)],
-        env={**env, **settings, **databases.prefect},
+        env={**env, **settings},
         cwd=home,
         orphan_signal=signal.SIGKILL,
     )
@@ -188,19 +209,20 @@ def _start_prefect(group: ProcessGroup, home: Path, env: Mapping[str, str], port
 
 
 def _start_mlflow(
-    group: ProcessGroup, home: Path, env: Mapping[str, str], port: int, databases: _Databases,
+    group: ProcessGroup, home: Path, env: Mapping[str, str], port: int, databases: Databases,
     destination: str, store: str, artifacts: Credentials,
 ) -> str:  # fmt: skip
     folder = home / "mlflow"
     folder.mkdir(exist_ok=True)
     settings = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_BACKEND_STORE_URI": databases.mlflow,  # not an argument: it may hold a password, and `ps` shows those
         "MLFLOW_S3_ENDPOINT_URL": store,
         "AWS_ACCESS_KEY_ID": artifacts.access_key,
         "AWS_SECRET_ACCESS_KEY": artifacts.secret_key,
         "AWS_DEFAULT_REGION": REGION,
     }
     command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", databases.mlflow, "--artifacts-destination", destination]
+    command += ["--artifacts-destination", destination]
     group.start("mlflow", command, env={**env, **settings}, cwd=folder)
     return f"http://{_HOST}:{port}"
