@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from flows import simulate_cli, status_cli
-from infra.gateway import cli as gateway_cli
 from flows import simulate_cli, status_cli, up_cli
+from infra.gateway import cli as gateway_cli
 from mintmark.aggregation.rules import DEFAULT_RULE
 from mintmark.errors import MintmarkError
 
