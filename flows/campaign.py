@@ -27,6 +27,7 @@ from mintmark.messages import ModelArtifact
 from mintmark.models.boosting import GuidedBoosting
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
 from tasks.coordinator import home_from, open_coordinator
+from tasks.dispatch import cohort_of
 from tasks.evaluation import evaluate_model
 from tasks.register import RegisteredModel, load_mlflow, register_model
 from tasks.telling import told_in_prefect
@@ -67,7 +68,7 @@ async def run_campaign(
     """
     campaign = campaign_name(campaign, flow_run.scheduled_start_time)
     coordinator = open_coordinator(home_from(dict(os.environ)))
-    cohort = coordinator.roster().valid_banks(datetime.now(UTC))
+    cohort = cohort_of(coordinator, campaign, datetime.now(UTC))
     terms = Campaign(
         name=campaign,
         seed=_seed_of(campaign) if expert.seed is None else expert.seed,
@@ -80,6 +81,7 @@ async def run_campaign(
         aggregation=aggregation_terms(expert.rule, len(cohort), expert.liars),
         cohort=cohort,
         quorum=expert.quorum or math.ceil(len(cohort) * 3 / 4),
+        quorum_share=expert.quorum_share,
     )
     threading.Thread(target=load_mlflow, daemon=True).start()  # takes seconds: while the banks work
     model_digest = coordinator.publish_model(ModelArtifact(terms))

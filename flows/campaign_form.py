@@ -43,6 +43,12 @@ class ExpertTerms(BaseModel):
         int | None,
         Field(title="Quorum", ge=1, description="Fewest updates a round needs. Empty: all banks but a quarter."),
     ] = None
+    quorum_share: Annotated[
+        float,
+        Field(
+            title="Quorum by rows", ge=0, le=1, description="Least share of the roster's rows that a round needs, 0 to 1."
+        ),
+    ] = 0.5
     rule: Annotated[
         str,
         Field(

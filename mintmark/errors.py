@@ -24,8 +24,16 @@ class AggregationError(MintmarkError):
     """The updates cannot be aggregated: too few, infeasible terms, wrong shapes."""
 
 
+class QuorumError(AggregationError):
+    """Too few banks answered a round, or too small ones. Another attempt may end otherwise."""
+
+
 class StorageError(MintmarkError):
     """The object store failed, or does not keep the promises the protocol needs."""
+
+
+class ConflictError(StorageError):
+    """A write-once key holds other bytes: trying again changes nothing."""
 
 
 class TooLargeError(StorageError):

@@ -14,7 +14,7 @@ import re
 import threading
 from typing import Protocol
 
-from mintmark.errors import ProtocolError, StorageError, TooLargeError
+from mintmark.errors import ConflictError, ProtocolError, StorageError, TooLargeError
 
 PLAN_KEY = re.compile(r"public/campaigns/([a-z0-9][a-z0-9-]{0,39})/plans/([0-9]{4})-([0-9]{2})")
 
@@ -71,9 +71,9 @@ def prove_write_once(store: ObjectStore, key: str) -> None:
 
 
 def put_same(store: ObjectStore, key: str, data: bytes) -> None:
-    """Write `key`, or find that it already holds just these bytes. Raises `StorageError` when it holds others."""
+    """Write `key`, or find that it already holds just these bytes. Raises `ConflictError` when it holds others."""
     if not store.put_once(key, data) and store.get(key, max_bytes=len(data)) != data:
-        raise StorageError(
+        raise ConflictError(
             f"{key} already holds other bytes: two coordinators at work, or another campaign of this name"
         )
 

@@ -22,6 +22,7 @@ from mintmark.errors import AggregationError, ProtocolError
 
 MAX_PLAN_BYTES = 256 * 1024
 MAX_ROUNDS = 1000
+MAX_ATTEMPTS = 100  # of a round
 MAX_BANKS = 1000
 MAX_EPSILON = 10.0  # beyond, a guarantee says nothing
 
@@ -116,7 +117,8 @@ class Campaign(Agreed):
     """Everything that stays the same from the first round to the last.
 
     `seed` is public: with the published aggregates it decides every tree's structure. `rounds` counts the training
-    rounds, the bins' included; the round after the last evaluates the result with score histograms.
+    rounds, the bins' included; the round after the last evaluates the result with score histograms. A round settles with
+    `quorum` updates that together hold `quorum_share` of the cohort's weight, by the roster's row bands.
     """
 
     name: Name
@@ -128,6 +130,7 @@ class Campaign(Agreed):
     aggregation: AggregationTerms
     cohort: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_BANKS)]
     quorum: Annotated[int, Field(ge=1)]
+    quorum_share: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -157,7 +160,7 @@ class RoundPlan(Agreed):
     format: Annotated[str, Field(pattern=r"^mintmark/plan/1$")] = "mintmark/plan/1"
     campaign: Campaign
     round: Annotated[int, Field(ge=0)]
-    attempt: Annotated[int, Field(ge=0, le=99)]
+    attempt: Annotated[int, Field(ge=0, lt=MAX_ATTEMPTS)]
     roster_version: Annotated[int, Field(ge=1)]
     model_digest: Digest
     query_digest: Digest

@@ -13,6 +13,7 @@ at before its signature has been.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
@@ -26,10 +27,10 @@ from mintmark.aggregation.report import AggregationReport, figures_of
 from mintmark.aggregation.screening import Rejection, RejectionReason, screen
 from mintmark.canonical import digest
 from mintmark.envelope import SealingKey, Signer, sign, verify
-from mintmark.errors import AggregationError, ProtocolError
+from mintmark.errors import ProtocolError, QuorumError
 from mintmark.messages import MAX_COORDINATES, decode_sums, largest_sum, open_update_frame, update_info
 from mintmark.models.learner import NoisySum
-from mintmark.plan import Agreed, Digest, Name, RoundPlan
+from mintmark.plan import Agreed, Campaign, Digest, Name, RoundPlan
 from mintmark.privacy.mechanism import LATTICE, row_norm
 from mintmark.roster import Roster
 
@@ -51,16 +52,19 @@ class Accepted:
 
 
 class AcceptedUpdate(Agreed):
-    """What the manifest keeps of an accepted update."""
+    """What the manifest keeps of an accepted update; `seconds` is when it was first seen, after the round opened."""
 
     bank: Name
     message_digest: Digest
+    seconds: Annotated[float, Field(ge=0)]
 
 
 class Manifest(Agreed):
-    """The round's record, signed by the coordinator before anything is aggregated: from which updates, without whom.
+    """An attempt's record, signed by the coordinator before anything is aggregated: from which updates, without whom.
 
-    `previous` is the digest of the manifest before it (zeros at first): the campaign's log is a chain.
+    `previous` is the digest of the manifest before it (zeros at first): the campaign's log is a chain. `settled` is false
+    when the quorum failed: no model follows, another attempt may. `late` had not answered at the close; `lost` were late
+    in the round before and answered since: charged at the bank, counted nowhere.
     """
 
     plan_digest: Digest
@@ -70,6 +74,8 @@ class Manifest(Agreed):
     accepted: tuple[AcceptedUpdate, ...]
     rejected: tuple[Rejection, ...]
     late: tuple[Name, ...]
+    settled: bool
+    lost: tuple[Name, ...] = ()
 
     def signed(self, signer: Signer) -> bytes:
         return sign(signer, MANIFEST_TYPE, self.canonical_bytes())
@@ -82,11 +88,24 @@ class Manifest(Agreed):
 
 @dataclass(frozen=True, eq=False)
 class Closed:
-    """The outcome of accepting: three disjoint groups that together are the cohort (strangers' rejections aside)."""
+    """The outcome of accepting: three disjoint groups that together are the cohort (strangers' rejections aside).
+
+    `shortfall` says what the quorum lacks; empty when it holds."""
 
     accepted: tuple[Accepted, ...]
     rejected: tuple[Rejection, ...]
     late: tuple[str, ...]
+    shortfall: str = ""
+
+    def check_quorum(self, plan: RoundPlan) -> None:
+        """Raises `QuorumError`, naming who is missing and who was refused."""
+        if self.shortfall:
+            refused = ", ".join(f"{rejection.bank} ({rejection.reason})" for rejection in self.rejected)
+            raise QuorumError(
+                f"round {plan.round}, attempt {plan.attempt}: expected {self.shortfall}; "
+                f"no answer from {', '.join(self.late) or 'nobody'}; rejected: {refused or 'none'}. "
+                "See to these banks and start the campaign again: it goes on with this round, and nobody pays twice"
+            )
 
 
 class Round:
@@ -126,21 +145,12 @@ class Round:
         return outcome
 
     def close(self, *, screened: bool = False) -> Closed:
-        """Screen the accepted updates against each other, unless a manifest names them as `screened` already.
-
-        Raises `AggregationError`, naming who is missing, when fewer than the quorum are left.
-        """
+        """Screen the accepted updates against each other, unless a manifest names them as `screened` already."""
         if not screened and self._accepted:
             self._screen()
-        quorum, got = self.plan.campaign.quorum, len(self._accepted)
-        if got < quorum:
-            refused = ", ".join(f"{rejection.bank} ({rejection.reason})" for rejection in self._rejected)
-            raise AggregationError(
-                f"round {self.plan.round}: expected a quorum of {quorum} updates, got {got}; "
-                f"no answer from {', '.join(self.missing) or 'nobody'}; rejected: {refused or 'none'}"
-            )
         ordered = tuple(self._accepted[bank] for bank in sorted(self._accepted))
-        return Closed(ordered, tuple(self._rejected), self.missing)
+        lacks = shortfall(self.plan.campaign, self._roster, self._accepted.keys())
+        return Closed(ordered, tuple(self._rejected), self.missing, lacks)
 
     def _screen(self) -> None:
         ordered = tuple(self._accepted[bank] for bank in sorted(self._accepted))
@@ -190,6 +200,17 @@ class Round:
             detail = f"expected a norm of at most {bound / LATTICE:.4g}, got {norm / LATTICE:.4g}"
             return Rejection(bank=bank, reason=RejectionReason.NORM_TOO_LARGE, detail=detail)
         return Accepted(bank, sums, digest(message))
+
+
+def shortfall(campaign: Campaign, roster: Roster, banks: Collection[str]) -> str:
+    """What a quorum of the campaign lacks when just these `banks` answer, by number or by weight; empty if it holds."""
+    if len(banks) < campaign.quorum:
+        return f"a quorum of {campaign.quorum} updates, got {len(banks)}"
+    bands = {member.bank: member.rows_band for member in roster.members if member.bank in campaign.cohort}
+    share = sum(bands.get(bank, 0) for bank in banks) / max(1, sum(bands.values()))
+    if share < campaign.quorum_share:
+        return f"banks with {campaign.quorum_share:.0%} of the cohort's weight, got {share:.1%}"
+    return ""
 
 
 def norm_bound(rows_band: int, slots: int, coordinates: int, noise_scale: float) -> float:

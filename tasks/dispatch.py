@@ -11,9 +11,10 @@ from mintmark import mailbox
 from mintmark.campaign import learner_of, noise_for, replay
 from mintmark.envelope import sign, verify
 from mintmark.errors import ProtocolError
-from mintmark.plan import MAX_PLAN_BYTES, RoundPlan
+from mintmark.plan import MAX_PLAN_BYTES, Campaign, RoundPlan
 from mintmark.round import PLAN_TYPE
 from tasks.coordinator import Coordinator
+from tasks.retrying import DELAYS_S, worth_retrying
 
 
 def publish_plan(
@@ -34,9 +35,8 @@ def publish_plan(
         raise ProtocolError(
             f"campaign {campaign}: expected a model of {round} settled rounds, got {len(artifact.history)}"
         )
-    key = mailbox.plan_key(campaign, round, attempt)
-    known = coordinator.store.get(key, max_bytes=MAX_PLAN_BYTES)
-    if known is None:
+    plan = read_plan(coordinator, campaign, round, attempt)
+    if plan is None:
         query = learner_of(artifact.campaign).query(replay(artifact, coordinator.schema))
         noise_scale, clipping_norm = noise_for(artifact.campaign, round, query)
         plan = RoundPlan(
@@ -51,13 +51,47 @@ def publish_plan(
             opens_at=now,
             closes_at=now + timedelta(seconds=deadline_s),
         )
-        mailbox.put_same(coordinator.store, key, sign(coordinator.signer, PLAN_TYPE, plan.canonical_bytes()))
-        return plan
-    payload = verify(known, PLAN_TYPE, coordinator.signer.public_key, max_bytes=MAX_PLAN_BYTES)
-    plan = RoundPlan.from_bytes(payload, max_bytes=MAX_PLAN_BYTES)
+        message = sign(coordinator.signer, PLAN_TYPE, plan.canonical_bytes())
+        if not coordinator.store.put_once(mailbox.plan_key(campaign, round, attempt), message):
+            return publish_plan(
+                coordinator, campaign, round, model_digest, attempt, now, deadline_s
+            )  # another was first
     if plan.model_digest != model_digest:
-        raise ProtocolError(f"campaign {campaign}, round {round}: planned on the model {plan.model_digest} before")
+        raise ProtocolError(_other_model(plan, artifact.campaign))
     return plan
 
 
-dispatch_plan = task(name="dispatch plan", cache_policy=NO_CACHE, persist_result=False)(publish_plan)
+def read_plan(coordinator: Coordinator, campaign: str, round: int, attempt: int = 0) -> RoundPlan | None:
+    """The signed plan in the mailbox, or None."""
+    known = coordinator.store.get(mailbox.plan_key(campaign, round, attempt), max_bytes=MAX_PLAN_BYTES)
+    if known is None:
+        return None
+    payload = verify(known, PLAN_TYPE, coordinator.signer.public_key, max_bytes=MAX_PLAN_BYTES)
+    return RoundPlan.from_bytes(payload, max_bytes=MAX_PLAN_BYTES)
+
+
+def cohort_of(coordinator: Coordinator, campaign: str, now: datetime) -> tuple[str, ...]:
+    """The banks of a campaign: those it began with, or all that the roster holds valid when it begins."""
+    begun = read_plan(coordinator, campaign, 0)
+    return begun.campaign.cohort if begun else coordinator.roster().valid_banks(now)
+
+
+def _other_model(plan: RoundPlan, campaign: Campaign) -> str:
+    began, asked = plan.campaign.model_dump(mode="json"), campaign.model_dump(mode="json")
+    other = [f"{name} {began[name]}, now {asked[name]}" for name in began if began[name] != asked[name]]
+    if other:
+        return (
+            f"campaign {campaign.name} began under other terms: {'; '.join(other)}. Start it under those to go on with "
+            "it, or choose a new name"
+        )
+    return f"campaign {campaign.name}, round {plan.round}: planned on the model {plan.model_digest} before"
+
+
+dispatch_plan = task(
+    name="dispatch plan",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(DELAYS_S),
+    retry_delay_seconds=DELAYS_S,
+    retry_condition_fn=worth_retrying,
+)(publish_plan)

@@ -6,22 +6,28 @@ Prefect is the bell, the mailbox is the protocol: nobody waits here for a bank's
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
+import httpx
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import DeploymentSort
-from prefect.exceptions import ObjectAlreadyExists
+from prefect.exceptions import ObjectAlreadyExists, PrefectException
 
 from mintmark import mailbox
 from mintmark.plan import RoundPlan
+from tasks.retrying import DELAYS_S
 
 BANK_FLOW = "bank-round"
 WORKER_TYPE = "mintmark-bank"
+PASSING_REFUSALS = ("storage_unreachable", "not_open")
+"""Reasons for which a bank says no to a plan that it may well answer a little later."""
 _RINGS_AT_ONCE = 2  # more only wait for each other where the database is SQLite
 _PAGE = 200
 
@@ -36,9 +42,10 @@ POOL_TEMPLATE = {
 }
 
 
-def ring(plan: RoundPlan, banks: tuple[str, ...]) -> None:
-    """Create one run for each bank. Ringing twice creates nothing new: the run's key is the round, attempt and bank."""
-    campaign, label = plan.campaign.name, f"{plan.campaign.name}/{plan.round}/{plan.attempt}"
+def ring(plan: RoundPlan, banks: Sequence[str], again: Mapping[str, int] | None = None) -> None:
+    """Create one run for each bank. Ringing twice creates nothing new: the run's key is the round, attempt and bank, and
+    how often it was rung `again`, for the same plan."""
+    campaign, label = plan.campaign.name, _label(plan)
     parameters = {
         "plan_key": mailbox.plan_key(campaign, plan.round, plan.attempt),
         "plan_digest": plan.digest(),
@@ -52,11 +59,41 @@ def ring(plan: RoundPlan, banks: tuple[str, ...]) -> None:
                 bells[bank],
                 parameters=parameters,
                 name=f"{bank} round {plan.round}",
-                idempotency_key=f"{label}/{bank}",
-                tags=["mintmark", f"campaign:{campaign}", f"round:{plan.round}"],
+                idempotency_key=f"{label}/{bank}" + (f"/{again[bank]}" if again else ""),
+                tags=["mintmark", f"campaign:{campaign}", f"round:{plan.round}", f"attempt:{plan.attempt}"],
             )
 
         list(pool.map(ring_one, banks))
+
+
+def ring_again(plan: RoundPlan, missing: Sequence[str]) -> None:
+    """Ring once more for the banks whose newest run has ended without an update, unless it was refused for good.
+
+    A server that is away is asked the next time: nobody waits for it here.
+    """
+    with contextlib.suppress(PrefectException, httpx.HTTPError), get_client(sync_client=True) as client:
+        tags = FlowRunFilterTags(
+            all_=[f"campaign:{plan.campaign.name}", f"round:{plan.round}", f"attempt:{plan.attempt}"]
+        )
+        rung: dict[str, list[FlowRun]] = {bank: [] for bank in missing}
+        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=tags), limit=_PAGE):
+            bank = (run.idempotency_key or "").removeprefix(f"{_label(plan)}/").partition("/")[0]
+            rung.get(bank, []).append(run)
+        again = {bank: len(runs) for bank, runs in rung.items() if runs and all(map(_in_vain, runs))}
+        if again:
+            ring(plan, sorted(again), again)
+
+
+def _in_vain(run: FlowRun) -> bool:
+    """Whether a run has ended and ringing again may help. What a bank refuses by its policy it refuses again."""
+    state = run.state
+    if state is None or not state.is_final():
+        return False
+    return state.name != "Refused" or any(word in (state.message or "") for word in PASSING_REFUSALS)
+
+
+def _label(plan: RoundPlan) -> str:
+    return f"{plan.campaign.name}/{plan.round}/{plan.attempt}"
 
 
 def _bells(client: SyncPrefectClient) -> dict[str, UUID]:
@@ -88,6 +125,10 @@ def deploy_bank(client: SyncPrefectClient, bank: str) -> None:
     )
 
 
-ring_banks = task(name="ring banks", cache_policy=NO_CACHE, persist_result=False, retries=3, retry_delay_seconds=2)(
-    ring
-)
+ring_banks = task(
+    name="ring banks",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(DELAYS_S),
+    retry_delay_seconds=DELAYS_S,
+)(ring)

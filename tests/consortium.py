@@ -106,6 +106,7 @@ class Consortium:
         byzantine: int = 0,
         trim: float = 0.0,
         quorum: int = 3,
+        quorum_share: float = 0.0,
         unit: PrivacyUnit = PrivacyUnit.CUSTOMER,
         clip: float = 0.5,
         seed: int = 1,
@@ -121,6 +122,7 @@ class Consortium:
             aggregation=AggregationTerms(rule=rule, banks=len(self.banks), byzantine=byzantine, trim=trim),
             cohort=tuple(sorted(self.banks)),
             quorum=quorum,
+            quorum_share=quorum_share,
         )
         return self.coordinator.publish_model(ModelArtifact(terms))
 

@@ -282,6 +282,7 @@ OTHERS: dict[At, object] = {
     ("campaign", "aggregation", "trim"): 0.4,
     ("campaign", "cohort"): ["bank-a", "bank-b", "bank-d"],
     ("campaign", "quorum"): 2,
+    ("campaign", "quorum_share"): 0.5,
     ("round",): 3,
     ("attempt",): 2,
     ("roster_version",): 6,

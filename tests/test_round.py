@@ -13,7 +13,7 @@ from consortium import SCHEMA, Consortium
 from mintmark import mailbox
 from mintmark.campaign import replay
 from mintmark.envelope import generate_signer, sign
-from mintmark.errors import AggregationError, ProtocolError
+from mintmark.errors import ProtocolError, QuorumError
 from mintmark.mailbox import update_key
 from mintmark.messages import UpdateStatement, encode_sums, encode_update, open_update_frame, update_info
 from mintmark.models.boosting import FEWEST_TREES
@@ -175,13 +175,19 @@ def test_late_banks_are_named_and_welcome_again(consortium: Consortium) -> None:
 
 
 def test_no_quorum_fails_and_names_who_is_missing(consortium: Consortium) -> None:
-    """Below the quorum there is no model and no manifest, and the error says who was not there and who was refused."""
+    """Below the quorum there is no model; error and record say who was not there and who was refused."""
     plan = consortium.plan(consortium.campaign(quorum=3))
     consortium.answer("bank-1", plan)
     post(consortium, "bank-0", plan, b"garbage")
-    with pytest.raises(AggregationError, match=r"quorum of 3 updates, got 1.*bank-2, bank-3.*bank-0 \(not_authentic\)"):
-        consortium.settle(plan)
-    assert not consortium.store.list("public/campaigns/cards/manifests/")
+    models = consortium.store.list("public/campaigns/cards/models/")
+    for _ in range(2):  # run again it ends alike, whoever has answered by then
+        with pytest.raises(QuorumError, match=r"quorum of 3 updates, got 1.*bank-2, bank-3.*bank-0 \(not_authentic\)"):
+            consortium.settle(plan)
+        consortium.answer("bank-2", plan)
+        consortium.answer("bank-3", plan)
+    record = manifest(consortium, plan)
+    assert (record.settled, record.late) == (False, ("bank-2", "bank-3"))
+    assert consortium.store.list("public/campaigns/cards/models/") == models
 
 
 def test_settling_twice_gives_the_same_model(consortium: Consortium) -> None:
