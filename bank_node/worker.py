@@ -18,6 +18,9 @@ The server can still replay, stall, cancel, delete and choose among plans: again
 the bank's ledger. For the same reason a job starts before the server has agreed that it runs: it is idempotent and
 guarded by the signature, and a slow server does not slow the round.
 
+A worker that is killed over a plan finds the note it made of the run when it is started again, and answers that first:
+to the server the run is under way, so it would never be rung anew. A child that dies under a plan gets a successor.
+
 Left out: consent and computation (`bank_node.local_round`); the doorbell over websockets (it would only call
 `answer_due_runs`); an outcome kept on disk (a rerun sends the same bytes again).
 
@@ -112,13 +115,15 @@ class BankWorker(BaseWorker[BankJobConfiguration, Any, BankResult]):
         *,
         command: Sequence[str],
         environment: Mapping[str, str],
+        note: Path,
         poll_s: float = 1.0,
         job_timeout_s: float = 3600.0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`command` and `environment` start the child. Prefect's launcher gives none, so it cannot build a worker."""
+        """`command` and `environment` start the child; `note` is the file that names the run at work. Prefect's launcher
+        gives none of them, so it cannot build a worker."""
         super().__init__(work_pool_name, name=work_pool_name, create_pool_if_not_found=False, limit=1)
-        self._command, self._environment = command, environment
+        self._command, self._environment, self._note = command, environment, note
         self._poll_s, self._job_timeout_s, self._tls = poll_s, job_timeout_s, tls
         self._spare: Child | None = None
         self._busy: Child | None = None
@@ -156,7 +161,11 @@ class BankWorker(BaseWorker[BankJobConfiguration, Any, BankResult]):
             loops.create_task(self._forever("polling", self.answer_due_runs, self._poll_s))
 
     async def answer_due_runs(self) -> None:
-        """Ask once for due runs and answer each in turn: a bank's machine does one job at a time."""
+        """Answer the run that was left unfinished, if any; then ask once for due runs and answer each in turn: a bank's
+        machine does one job at a time."""
+        if left := _left_over(self._note):
+            log.info("run %s was under way when the worker ended; answering it now", left.id)
+            await self.run(left, BankJobConfiguration())
         for run in await self._bell.due():
             await self.run(run, BankJobConfiguration())
 
@@ -176,14 +185,21 @@ class BankWorker(BaseWorker[BankJobConfiguration, Any, BankResult]):
         self._spare = None
         _started(task_status, child.pid)
         log.info("run %s: child %d answers %s", flow_run.id, child.pid, plan.plan_key)
+        _write_note(self._note, flow_run.id, plan)
         try:
-            await self._report(flow_run.id, await self._attend(flow_run.id, child, plan))
+            state = await self._attend(flow_run.id, child, plan)
+            if state == bell.FAILED and not child.alive:
+                child = self._busy = await self._spawn()
+                log.warning("run %s: child %d answers in its place", flow_run.id, child.pid)
+                state = await self._attend(flow_run.id, child, plan)
+            await self._report(flow_run.id, state)
         except asyncio.CancelledError:
             await child.end()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GOODBYE_S):
                     await self._bell.propose(flow_run.id, bell.STOPPED)
             raise
+        self._note.unlink(missing_ok=True)
         # A new one only now, so that warming does not compete with the job for the machine.
         self._spare = child if child.alive else await self._spawn()
         return BankResult(identifier=str(child.pid), status_code=0)
@@ -257,6 +273,25 @@ class BankWorker(BaseWorker[BankJobConfiguration, Any, BankResult]):
             await asyncio.sleep(min(every_s * 2**failures, bell.MAX_PAUSE_S) if failures else every_s)
 
 
+def _write_note(note: Path, run_id: UUID, plan: PlanParameters) -> None:
+    """Note the run at work: whole or not at all, whenever this process is killed."""
+    fresh = note.with_suffix(".part")
+    fresh.write_text(bell.Run(id=run_id, parameters=plan.model_dump()).model_dump_json())
+    fresh.replace(note)
+
+
+def _left_over(note: Path) -> bell.Run | None:
+    """The run that a killed worker had noted; a note that is not sound is put away."""
+    try:
+        return bell.Run.model_validate_json(note.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        log.warning("%s: expected the note of a run, got %s; going on without it", note, type(error).__name__)
+        note.unlink(missing_ok=True)
+        return None
+
+
 def _plan_of(run: Rung) -> PlanParameters | None:
     try:
         return PlanParameters.model_validate(run.parameters)
@@ -309,6 +344,7 @@ def run_worker(
             pool,
             command=command or child_command(home),
             environment=child_environment(os.environ),
+            note=home / "run-under-way.json",
             poll_s=poll_s,
             job_timeout_s=job_timeout_s,
             tls=tls,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from uuid import uuid4
 import httpx
 import psutil
 import pytest
+import worker_stage
 from worker_stage import (
     DIES,
     DIGEST,
@@ -40,6 +42,7 @@ from worker_stage import (
 
 from bank_node import bell
 from bank_node.child import FAILED, Child, PlanParameters, Verdict
+from bank_node.worker import _left_over
 
 
 @pytest.fixture(scope="module")
@@ -149,18 +152,49 @@ def test_a_worker_waits_for_its_pool_and_a_stop_leaves_nothing_behind(server: Pr
 
 
 @pytest.mark.servers
-def test_a_killed_worker_takes_its_child_along(server: PrefectServer, tmp_path: Path) -> None:
-    """SIGKILL to the worker, in the midst of a job, ends the child too."""
+def test_a_killed_worker_takes_its_child_along_and_its_successor_goes_on(
+    server: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL to the worker, in the midst of a job, ends the child too; started again it answers that run first."""
     server.create_pool("killed")
     bank = start_bank(server, "killed", tmp_path / "bank")
     try:
-        server.ring("killed", honest(HANGS))
+        run_id = server.ring("killed", honest(HANGS))
         eventually(bank.calls, "a job at work")
+        eventually(lambda: server.state(run_id)["type"] == "RUNNING", "a running run")  # it will not be due again
         (child,) = bank.children()
         bank.process.kill()
         eventually(lambda: gone(child), "an end of the child")
+        monkeypatch.setattr(worker_stage, "STUB", worker_stage.STUB.replace("time.sleep(3600)", "pass"))
+        bank = start_bank(server, "killed", tmp_path / "bank")
+        assert server.final(run_id) == ("COMPLETED", "Completed", "Update sent")
+        assert not list((tmp_path / "bank").glob("run-under-way*"))
     finally:
         end_bank(bank)
+
+
+@pytest.mark.servers
+def test_a_killed_child_has_a_successor(server: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL to the child, in the midst of a job: another one answers the same run."""
+    server.create_pool("orphaned")
+    bank = start_bank(server, "orphaned", tmp_path / "bank")
+    try:
+        run_id = server.ring("orphaned", honest(HANGS))
+        eventually(bank.calls, "a job at work")
+        (tmp_path / "bank" / "stub.py").write_text(worker_stage.STUB.replace("time.sleep(3600)", "pass"))
+        (child,) = bank.children()
+        os.kill(child, signal.SIGKILL)
+        assert server.final(run_id) == ("COMPLETED", "Completed", "Update sent")
+    finally:
+        end_bank(bank)
+
+
+def test_a_note_that_is_no_note_is_put_away(tmp_path: Path) -> None:
+    """Half a note, or one of something else, does not keep a worker from its work."""
+    note = tmp_path / "note"
+    assert _left_over(note) is None
+    note.write_text('{"id": "17"')
+    assert _left_over(note) is None and not note.exists()
 
 
 PLAN = PlanParameters(plan_key=plan_key(SENT), plan_digest=DIGEST)

@@ -264,7 +264,7 @@ def test_the_worker_is_known_to_prefect_and_cannot_be_started_by_it() -> None:
 
 def test_a_worker_runs_nothing_ad_hoc_and_kills_only_its_own_child() -> None:
     """Submitting a flow raises, and the number of a process of the bank is not one that the worker would kill."""
-    worker = BankWorker("bank", command=["false"], environment={})
+    worker = BankWorker("bank", command=["false"], environment={}, note=Path("nowhere"))
     for submit in (worker._submit_adhoc_run, worker._initiate_run):
         with pytest.raises(NotImplementedError):
             asyncio.run(submit(object(), object()))
