@@ -22,6 +22,7 @@ from flows.campaign_form import (
     run_name,
 )
 from flows.federated_round import federated_round
+from flows.liveness import check_alone
 from mintmark.campaign import learner_named
 from mintmark.messages import ModelArtifact
 from mintmark.models.boosting import GuidedBoosting
@@ -67,6 +68,7 @@ async def run_campaign(
         expert: What the consortium agreed on once. Leave it as it is.
     """
     campaign = campaign_name(campaign, flow_run.scheduled_start_time)
+    check_alone(campaign)
     coordinator = open_coordinator(home_from(dict(os.environ)))
     cohort = cohort_of(coordinator, campaign, datetime.now(UTC))
     terms = Campaign(

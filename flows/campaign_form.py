@@ -46,7 +46,10 @@ class ExpertTerms(BaseModel):
     quorum_share: Annotated[
         float,
         Field(
-            title="Quorum by rows", ge=0, le=1, description="Least share of the roster's rows that a round needs, 0 to 1."
+            title="Quorum by rows",
+            ge=0,
+            le=1,
+            description="Least share of the roster's rows that a round needs, 0 to 1.",
         ),
     ] = 0.5
     rule: Annotated[

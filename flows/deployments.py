@@ -1,5 +1,5 @@
 """The coordinator's side of its Prefect server: pools, the campaign's deployment and schedule, a bell for each bank, an
-automation for campaigns that fail, and starting a campaign.
+the automations, and starting a campaign.
 
 deploy("http://127.0.0.1:4200/api", ("bank-a", "bank-b", "bank-c"), schedule="0 6 * * MON")
 start_campaign("http://127.0.0.1:4200/api", {"campaign": "cards-2026-w14", "epsilon": 4.0})
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,26 +16,24 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
-from prefect.events.actions import ActionTypes, DoNothing
-from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
 from flows.campaign import run_campaign
+from flows.liveness import deploy_liveness
 from mintmark.errors import DataError
 from tasks.training import deploy_bank
 
 COORDINATOR_POOL = "mintmark-coordinator"
 CAMPAIGN_DEPLOYMENT = "campaign/mintmark"
 SCHEDULE_SLUG = "mintmark-deploy"
-FAILURE_AUTOMATION = "Mintmark: a campaign failed"
 
 
-def deploy(api_url: str, banks: tuple[str, ...], schedule: str | None = None) -> None:
-    """Create pools, deployments and automations, or bring them up to date. Safe to run again.
+def deploy(api_url: str, banks: tuple[str, ...], schedule: str | None = None, webhook: str | None = None) -> None:
+    """Create pools, deployments and automations, or bring them up to date. Safe to run again. People are told at
+    `webhook`.
 
     The campaign is deployed by module path: loading a flow from a file would put its folder at the head of `sys.path`.
     `schedule` is a cron expression in UTC; it replaces the schedule that an earlier call made, and no other. Without it
@@ -62,7 +59,7 @@ def deploy(api_url: str, banks: tuple[str, ...], schedule: str | None = None) ->
         assert isinstance(deployment_id, UUID)
         if timetable is not None:
             set_schedule(client, deployment_id, timetable)
-        tell_of_failures(client, deployment_id)
+        deploy_liveness(client, COORDINATOR_POOL, deployment_id, webhook)
 
 
 def cron(expression: str) -> CronSchedule:
@@ -88,35 +85,6 @@ def set_schedule(client: SyncPrefectClient, deployment_id: UUID, timetable: Cron
     client.create_deployment_schedules(
         deployment_id, [DeploymentScheduleCreate(schedule=timetable, active=True, slug=SCHEDULE_SLUG)]
     )
-
-
-def tell_of_failures(client: SyncPrefectClient, deployment_id: UUID, *actions: ActionTypes) -> None:
-    """An automation for every campaign that ends Failed, Crashed or TimedOut.
-
-    With `actions` (a notification, a webhook) those are what it does. Without, it is created to do nothing but show in the
-    event feed, for people to hang a notification on in the UI; an automation that is there stays as they made it.
-    """
-    ended = {f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut")}
-    ours = {"prefect.resource.id": f"prefect.deployment.{deployment_id}", "prefect.resource.role": "deployment"}
-    wanted = AutomationCore(
-        name=FAILURE_AUTOMATION,
-        description="A campaign of this consortium did not end well. Hang a notification on it here.",
-        trigger=EventTrigger(
-            expect=ended,
-            match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
-            match_related=ResourceSpecification(ours),
-            for_each={"prefect.resource.id"},
-            posture=Posture.Reactive,
-            threshold=1,
-            within=timedelta(0),
-        ),
-        actions=list(actions) or [DoNothing()],
-    )
-    known = client.read_automations_by_name(FAILURE_AUTOMATION)
-    if not known:
-        client.create_automation(wanted)
-    elif actions:
-        client.update_automation(known[0].id, wanted)
 
 
 def start_campaign(api_url: str, parameters: dict[str, Any]) -> UUID:

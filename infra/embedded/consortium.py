@@ -97,19 +97,26 @@ class EmbeddedConsortium:
         self._group.start("coordinator", command, env={**environment, **own, "PREFECT_WORKER_QUERY_SECONDS": "1"})
         coordinator = self._make_folders(endpoints, root)
         for bank in self.banks:
-            command = [sys.executable, "-m", "bank_node.cli", "work", "--home", str(self.bank_home(bank))]
-            if bank in self.attacks:
-                command = worker_command(self.attacks[bank], self.bank_home(bank))
-            self._group.start(bank, command, env=environment)
+            self._group.start(bank, self.worker_command(bank), env=environment)
         deploy(endpoints.prefect_api, self.banks)
         say(f"{len(self.banks)} banks and the coordinator")
         return endpoints, coordinator
+
+    def worker_command(self, bank: str) -> list[str]:
+        """What starts a bank's worker."""
+        if bank in self.attacks:
+            return worker_command(self.attacks[bank], self.bank_home(bank))
+        return [sys.executable, "-m", "bank_node.cli", "work", "--home", str(self.bank_home(bank))]
+
+    def endpoints_for(self, party: str, endpoints: Endpoints) -> Endpoints:
+        """Where the coordinator or a bank finds the servers."""
+        return endpoints
 
     def _make_folders(self, endpoints: Endpoints, root: Credentials) -> Coordinator:
         """The coordinator's and every bank's folder, with S3 users that reach their own prefix only, and the roster."""
         settings = CoordinatorSettings(
             consortium="demo",
-            storage_endpoint=endpoints.s3,
+            storage_endpoint=self.endpoints_for("coordinator", endpoints).s3,
             storage_bucket=BUCKET,
             prefect_ui=endpoints.prefect_ui,
             mlflow=endpoints.mlflow,
@@ -145,12 +152,13 @@ class EmbeddedConsortium:
             endpoints.s3, root, bank, BUCKET,
             read_prefixes=("public/", own), write_prefixes=(own,), list_prefixes=("public/", own),
         )  # fmt: skip
+        seen = self.endpoints_for(bank, endpoints)
         settings = BankSettings(
             bank=bank,
             coordinator_key=coordinator_key,
-            storage_endpoint=endpoints.s3,
+            storage_endpoint=seen.s3,
             storage_bucket=BUCKET,
-            prefect_api=endpoints.prefect_api,
+            prefect_api=seen.prefect_api,
             poll_s=POLL_S[endpoints.database],
         )
         policy = POLICY.format(

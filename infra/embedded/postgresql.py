@@ -1,7 +1,8 @@
 """A PostgreSQL of the demo's own, if its programs are on this machine: Prefect is four times faster on it than on SQLite.
 
 It listens on a Unix socket in a private directory only, where anyone who can enter is trusted. The directory is
-temporary (the socket's path may not exceed 107 bytes) and goes with the process group, so nothing is synced to disk.
+temporary (the socket's path may not exceed 107 bytes) and goes with the process group, so nothing is synced to
+disk; what is committed outlives the server's own death, not the machine's.
 Left out: persistence, passwords, TCP. The infrastructure files show a PostgreSQL to keep.
 
     database = start_postgresql(group, env, databases=["prefect"])
@@ -31,7 +32,6 @@ _THROWAWAY = {
     "unix_socket_permissions": "0700",
     "fsync": "off",
     "full_page_writes": "off",
-    "synchronous_commit": "off",
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "shared_buffers": "64MB",
