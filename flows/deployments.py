@@ -1,4 +1,4 @@
-"""The coordinator's side of its Prefect server: pools, the campaign's deployment and schedule, a bell for each bank, an
+"""The coordinator's side of its Prefect server: pools, the campaign's deployment and schedule, a bell for each bank,
 the automations, and starting a campaign.
 
 deploy("http://127.0.0.1:4200/api", ("bank-a", "bank-b", "bank-c"), schedule="0 6 * * MON")

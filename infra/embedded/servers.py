@@ -149,8 +149,8 @@ def _start_store(
         "AWS_ACCESS_KEY_ID": root.access_key,
         "S3_PERSIST": "1",
         "S3_DATA_DIR": str(home / "s3"),
-        # Users and their keys; written when it is asked to end.
-        **({"PERSIST_STATE": "1", "STATE_DIR": str(home / "s3-users")} if lasts else {}),
+        "PERSIST_STATE": "1",  # users and their keys, too: written when it is asked to end
+        "STATE_DIR": str(home / "s3-users"),
         "LOG_LEVEL": "WARNING",
         # Two listeners it opens besides SERVICES, on fixed ports and all interfaces.
         "IOT_MTLS_ENABLED": "0",

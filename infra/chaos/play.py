@@ -1,0 +1,188 @@
+"""Plays a scene: starts its campaign, hits at each step, mends what was hit, and measures until the round is settled."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from infra.chaos.consortium import Theatre, policy_parameters
+from infra.chaos.matrix import BANK, REQUESTS, Cell, Scene
+from infra.chaos.steps import Fault, Held
+from infra.chaos.verify import faults_found, late_banks
+from infra.embedded.process_tree import kill_family
+from mintmark import mailbox
+from mintmark.errors import StorageError
+
+POLL_S = 0.05
+STEP_S, RECOVERY_S = 120.0, 240.0
+ASK_S = 2.0
+FINAL = ("FAILED", "CRASHED", "CANCELLED")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell; `seconds` from the fault to the next round's plan (or the registration), None: never."""
+
+    cell: str
+    outcome: str
+    seconds: float | None
+
+
+class Player:
+    """One scene. The faults of a bank hit `bank-b`."""
+
+    def __init__(self, theatre: Theatre, scene: Scene) -> None:
+        self._theatre, self._scene, self._campaign = theatre, scene, scene.name
+        self._store = theatre.coordinator.store
+        self._asked, self._error = 0.0, ""
+        self.revived: list[str] = []
+
+    def play(self) -> list[Outcome]:
+        """All cells of the scene. What breaks a promise at the end is told of each: they shared the campaign."""
+        self._start()
+        seconds: dict[Cell, float | None] = {}
+        try:
+            for number, cell in enumerate(self._scene.cells):
+                if cell is not None and not self._error:
+                    seconds[cell] = self._hit(cell, number)
+            for cell in self._scene.finals:
+                if not self._error:
+                    seconds[cell] = self._hit(cell, self._scene.rounds)
+            self._wait(self._registered, RECOVERY_S)
+        finally:
+            self._mend()
+        told = self._verdict()
+        cells = [cell for cell in (*self._scene.cells, *self._scene.finals) if cell is not None]
+        return [Outcome(cell.name, told, seconds.get(cell)) for cell in cells]
+
+    def _start(self) -> None:
+        from flows.deployments import start_campaign
+
+        start_campaign(self._theatre.endpoints.prefect_api, self._parameters())
+
+    def _parameters(self) -> dict[str, Any]:
+        return dict(policy_parameters(self._campaign, rounds=self._scene.rounds, **self._scene.terms))
+
+    def _verdict(self) -> str:
+        finished = self._registered()
+        broken = faults_found(self._theatre, self._campaign, finished=finished)
+        if broken:
+            return "BROKEN: " + "; ".join(broken)
+        late = "; ".join(late_banks(self._theatre.coordinator, self._campaign))
+        if finished:
+            return "same bytes" + (f" ({late})" if late else "")
+        return f"error: {self._error}" if self._error else "BROKEN: no end"
+
+    def _hit(self, cell: Cell, number: int) -> float | None:
+        """Arm, wait for the step, hit, and wait for the round's end; its seconds."""
+        bank = BANK if cell.at_bank else ""
+        stage = self._theatre.stage
+        stage.arm(Fault(self._campaign, number, cell.step, bank, disk_full=cell.kind == "disk"))
+        if not self._wait(lambda: stage.held() is not None, STEP_S):
+            stage.disarm()
+            return None
+        held, at = stage.held(), time.monotonic()
+        assert held is not None
+        {
+            "kill": self._kill,
+            "store": self._fail_store,
+            "clock": self._skew,
+            "cut off": self._cut,
+            "twins": self._twin,
+        }.get(cell.kind, lambda *_: None)(cell, held)
+        stage.let_go()
+        done = self._wait(lambda: self._went_on(number), RECOVERY_S)
+        self._mend()
+        return round(time.monotonic() - at, 1) if done else None
+
+    def _kill(self, cell: Cell, held: Held) -> None:
+        group, victim = self._theatre.group, cell.victim
+        if victim == "flow":
+            pid = self._theatre.stage.noted("flow", self._campaign)
+            if pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        elif victim == "child":
+            kill_family(group.below(BANK))
+        else:
+            name = BANK if victim == "worker" else victim
+            group.kill(name)
+            group.restart(name)
+
+    def _fail_store(self, cell: Cell, held: Held) -> None:
+        party, _, mode = cell.victim.partition(" ")
+        self._theatre.consortium.proxies[party][0].fail(mode, REQUESTS[mode])  # type: ignore[arg-type]
+
+    def _skew(self, cell: Cell, held: Held) -> None:
+        self._theatre.stage.set_clock(cell.victim, cell.seconds)
+
+    def _cut(self, cell: Cell, held: Held) -> None:
+        for proxy in self._theatre.consortium.proxies[cell.victim]:
+            proxy.fail("refuse")
+
+    def _twin(self, cell: Cell, held: Held) -> None:
+        """A second run of the same campaign, as somebody starts it in the UI."""
+        deployment = self._theatre.ask("GET", "/deployments/name/campaign/mintmark")
+        body = {
+            "parameters": dict(policy_parameters(self._campaign, **self._scene.terms)),
+            "state": {"type": "SCHEDULED"},
+        }
+        self._theatre.ask("POST", f"/deployments/{deployment['id']}/create_flow_run", body)
+
+    def _mend(self) -> None:
+        for proxies in self._theatre.consortium.proxies.values():
+            for proxy in proxies:
+                proxy.mend()
+        for party in ("coordinator", *self._theatre.banks):
+            self._theatre.stage.set_clock(party, 0.0)
+
+    def _wait(self, done: Callable[[], bool], within_s: float) -> bool:
+        """Wait until it is done; False when the campaign has failed for good before, or time is up."""
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            if done():
+                return True
+            self.revived += self._theatre.group.revive()
+            if self._failed():
+                return done()
+            time.sleep(POLL_S)
+        return False
+
+    def _went_on(self, number: int) -> bool:
+        """Whether the campaign is past this round: the next one is planned, or the model registered."""
+        if number == self._scene.rounds:
+            return self._registered()
+        with suppress(StorageError):
+            key = mailbox.plan_key(self._campaign, number + 1, 0)
+            return key in self._store.list(key)
+        return False
+
+    def _registered(self) -> bool:
+        with suppress(StorageError):
+            key = mailbox.registration_key(self._campaign)
+            return key in self._store.list(key)
+        return False
+
+    def _failed(self) -> bool:
+        """Whether the campaign's newest run has failed: such a one is not started again."""
+        if time.monotonic() - self._asked < ASK_S:
+            return bool(self._error)
+        self._asked = time.monotonic()
+        with suppress(httpx.HTTPError):
+            body = {"flows": {"name": {"any_": ["campaign"]}}, "sort": "EXPECTED_START_TIME_DESC", "limit": 50}
+            runs = [run for run in self._theatre.ask("POST", "/flow_runs/filter", body) if self._ours(run)]
+            states = {run["state_type"] for run in runs}
+            if runs and states <= {"FAILED", "CRASHED", "CANCELLED"} and runs[0]["state_type"] == "FAILED":
+                self._error = str(runs[0]["state"]["message"])
+        return bool(self._error)
+
+    def _ours(self, run: dict[str, object]) -> bool:
+        parameters = run["parameters"]
+        return isinstance(parameters, dict) and parameters.get("campaign") == self._campaign
