@@ -5,7 +5,7 @@ BIN := $(ENV)/bin
 STAMP := $(ENV)/.installed
 ARGS ?=
 
-.PHONY: demo test check audit benchmark benchmark-learning benchmark-membership clean help
+.PHONY: demo test check audit chaos benchmark benchmark-learning benchmark-membership clean help
 .DEFAULT_GOAL := help
 
 help:  ## Show this
@@ -27,6 +27,9 @@ check: $(STAMP)  ## Style, types and the tests that start no server
 
 audit: $(STAMP)  ## Hold what a bank sends against what its ledger paid, and wrong variants too: var/audit.json
 	$(BIN)/python tests/audit.py
+
+chaos: $(STAMP)  ## Kill, cut and fill everything at every step of a round, and check what is left: var/chaos.json
+	@$(BIN)/python -m infra.chaos $(ARGS)
 
 benchmark: $(STAMP)  ## Measure rounds, memory, and what privacy costs in time; results go to var/benchmarks/
 	$(BIN)/python -m benchmarks.privacy_speed

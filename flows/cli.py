@@ -11,6 +11,7 @@ from rich.console import Console
 
 from flows import simulate_cli, status_cli, up_cli
 from infra.gateway import cli as gateway_cli
+from flows import liveness_cli
 from mintmark.aggregation.rules import DEFAULT_RULE
 from mintmark.errors import MintmarkError
 
@@ -150,6 +151,8 @@ def deploy(
     schedule: Annotated[
         str | None,
         typer.Option(help="Start a campaign whenever this cron expression says, in UTC: '0 6 * * MON'."),
+    webhook: Annotated[
+        str | None, typer.Option(help="URL to POST to when a campaign ends badly or a bank falls silent.")
     ] = None,
 ) -> None:
     """Create work pools, the banks' bells, the campaign's deployment, its schedule and automations. Safe to run again."""
@@ -160,6 +163,7 @@ def deploy(
 
     banks = open_coordinator(home).roster().valid_banks(datetime.now(UTC))
     deploy_all(api_url, banks, schedule)
+    deploy_all(api_url, banks, webhook)
     print(f"Deployed the campaign and the bells of {', '.join(banks)}. Start one in the Prefect UI, or with:")
     print("  prefect deployment run campaign/mintmark --param campaign=NAME")
     if schedule:
@@ -170,6 +174,9 @@ gateway_cli.register(app)
 simulate_cli.register(app)
 status_cli.register(app)
 up_cli.register(app)
+
+
+liveness_cli.register(app)
 
 
 def main() -> None:

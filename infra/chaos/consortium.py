@@ -117,7 +117,7 @@ def _allow_many_campaigns(theatre: Theatre) -> None:
 def _keep_users(theatre: Theatre, state: Path) -> None:
     """The store writes its users to disk when it ends cleanly, once: real stores have theirs on disk anyway."""
     theatre.group.restart("ministack", cleanly=True)
-    for file in (state / "s3-state").iterdir():
+    for file in (state / "s3-users").iterdir():
         if file.name != "iam.json":
             file.unlink()
     theatre.group.wait_ready("ministack", lambda: theatre.server_answers("ministack"), 60)
