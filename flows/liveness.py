@@ -125,7 +125,7 @@ def _heard(client: SyncPrefectClient, runs: list[UUID], since: datetime) -> set[
     found = set()
     for run_id in runs:
         wanted = {
-            "occurred": {"since": since.isoformat()},
+            "occurred": {"since": since.isoformat(), "until": (since + 2 * ZOMBIE_AFTER).isoformat()},
             "event": {"name": ["prefect.flow-run.heartbeat"]},
             "resource": {"id": [f"prefect.flow-run.{run_id}"]},
         }

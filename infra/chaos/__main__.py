@@ -64,7 +64,7 @@ def table(outcomes: list[Outcome]) -> Table:
 def main() -> int:
     """Exit code 1 when a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m infra.chaos", description=__doc__)
-    parser.add_argument("--only", help="Play only scenes whose name holds this word; `small` plays four cells.")
+    parser.add_argument("--only", nargs="*", help="Play scenes whose names begin so; `small` plays four cells.")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
     console = Console()
