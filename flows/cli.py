@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from flows import simulate_cli, status_cli, up_cli
+from flows import liveness_cli, simulate_cli, status_cli, up_cli
 from infra.gateway import cli as gateway_cli
-from flows import liveness_cli
 from mintmark.aggregation.rules import DEFAULT_RULE
 from mintmark.errors import MintmarkError
 
@@ -151,6 +150,7 @@ def deploy(
     schedule: Annotated[
         str | None,
         typer.Option(help="Start a campaign whenever this cron expression says, in UTC: '0 6 * * MON'."),
+    ] = None,
     webhook: Annotated[
         str | None, typer.Option(help="URL to POST to when a campaign ends badly or a bank falls silent.")
     ] = None,
@@ -162,8 +162,7 @@ def deploy(
     from tasks.coordinator import open_coordinator
 
     banks = open_coordinator(home).roster().valid_banks(datetime.now(UTC))
-    deploy_all(api_url, banks, schedule)
-    deploy_all(api_url, banks, webhook)
+    deploy_all(api_url, banks, schedule, webhook)
     print(f"Deployed the campaign and the bells of {', '.join(banks)}. Start one in the Prefect UI, or with:")
     print("  prefect deployment run campaign/mintmark --param campaign=NAME")
     if schedule:
@@ -171,12 +170,10 @@ def deploy(
 
 
 gateway_cli.register(app)
+liveness_cli.register(app)
 simulate_cli.register(app)
 status_cli.register(app)
 up_cli.register(app)
-
-
-liveness_cli.register(app)
 
 
 def main() -> None:
