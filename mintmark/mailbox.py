@@ -106,6 +106,10 @@ def report_key(campaign: str, round: int, attempt: int) -> str:
     return f"public/campaigns/{campaign}/reports/{round:04d}-{attempt:02d}"
 
 
+def evaluation_key(campaign: str) -> str:
+    return f"public/campaigns/{campaign}/evaluation"
+
+
 def registration_key(campaign: str) -> str:
     return f"public/campaigns/{campaign}/registration"
 

@@ -1,0 +1,86 @@
+"""What a campaign's evaluation found, signed by the coordinator: the one record that promotion, evidence and MLflow read.
+
+Every figure has a 95 % interval in which the banks' noise and the sample of held-out rows are both included
+(`mintmark/evaluation.py`); nothing in the record is anybody's data but noised sums that banks released.
+
+>>> Figure(value=0.5, low=0.4, high=0.6).half_width
+0.1
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from mintmark.envelope import Signer, sign, verify
+from mintmark.plan import Agreed, Digest, Name
+
+EVALUATION_TYPE = "application/x-mintmark-evaluation"
+MAX_EVALUATION_BYTES = 4 * 1024 * 1024
+
+Count = Annotated[float, Field(ge=0)]
+Histogram = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+class Figure(Agreed):
+    """A figure with the ends of its 95 % interval; all three None where it is not defined, as recall without frauds is."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the interval's length."""
+        return None if self.low is None or self.high is None else round((self.high - self.low) / 2, 12)
+
+
+class Figures(Agreed):
+    """How good the model is on some held-out rows.
+
+    `rows` and `positives` are counts; recalls are shares of the frauds that are above the threshold at which the record's
+    `false_positive_rate` of the honest rows, or its budget of alerts, is flagged. `value_detected` is the share of the
+    frauds' money above the first of these; `calibration_error` the expected calibration error, in probability.
+    """
+
+    rows: Figure
+    positives: Figure
+    auprc: Figure
+    auroc: Figure
+    recall_at_false_positives: Figure
+    recall_at_alerts: Figure
+    calibration_error: Figure
+    value_detected: Figure
+
+
+class EvaluationRecord(Agreed):
+    """The campaign's evaluation: pooled by the plan's rule, and for every bank, customer group and week by itself.
+
+    `score_counts` [2][128] are the pooled counts of negatives and positives by score cell, noised: single ones may lie
+    below 0. `noise` is the standard deviation of the noise in a pooled count of frauds. `groups` are named
+    "feature=word", `weeks` as "2021-w14" (ISO 8601).
+    """
+
+    format: Annotated[str, Field(pattern=r"^mintmark/evaluation/1$")] = "mintmark/evaluation/1"
+    campaign: Name
+    model_digest: Digest
+    plan_digest: Digest
+    manifest_digest: Digest
+    false_positive_rate: Annotated[float, Field(gt=0, lt=1)] = 0.005
+    alerts_per_day: Annotated[int, Field(ge=1)] | None = None
+    score_counts: Histogram
+    noise: Count
+    pooled: Figures
+    banks: dict[Name, Figures]
+    groups: dict[str, Figures] = {}
+    weeks: dict[str, Figures] = {}
+
+    def signed(self, signer: Signer) -> bytes:
+        return sign(signer, EVALUATION_TYPE, self.canonical_bytes())
+
+    @classmethod
+    def read(cls, message: bytes, coordinator_key: bytes) -> EvaluationRecord:
+        """Raises `ProtocolError` when it is not the coordinator's."""
+        payload = verify(message, EVALUATION_TYPE, coordinator_key, max_bytes=MAX_EVALUATION_BYTES)
+        return cls.from_bytes(payload, max_bytes=MAX_EVALUATION_BYTES)
