@@ -73,8 +73,8 @@ class EvaluationRecord(Agreed):
     noise: Count
     pooled: Figures
     banks: dict[Name, Figures]
-    groups: dict[str, Figures] = {}
-    weeks: dict[str, Figures] = {}
+    groups: dict[str, Figures]
+    weeks: dict[str, Figures]
 
     def signed(self, signer: Signer) -> bytes:
         return sign(signer, EVALUATION_TYPE, self.canonical_bytes())
