@@ -71,7 +71,7 @@ def coded_rows(home: Home, schema: FeatureSchema, *, test: bool) -> CodedRows:
     for held_out, part in coded.items():
         rows = part.rows
         facts = {**sizes, "features": len(rows.codes), "rows": len(rows)}
-        _keep(home, _name(key, test=held_out), facts, rows.codes, rows.labels, rows.customers)
+        _keep(home, _name(key, test=held_out), facts, rows.codes, rows.labels, rows.customers, rows.days)
     return coded[test]
 
 
@@ -107,7 +107,8 @@ def _rows_key(data: Path, schema: FeatureSchema) -> str:
         file = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
     except OSError:
         file = []  # reading it will say what is wrong
-    return digest(canonical_json([schema.digest(), schema.label, schema.customer, schema.test, str(data), *file]))
+    columns = [schema.label, schema.customer, schema.test, schema.time]
+    return digest(canonical_json([schema.digest(), *columns, str(data), *file]))
 
 
 def _name(key: str, *, test: bool) -> str:
@@ -124,8 +125,11 @@ def _read_rows(home: Home, key: str, *, test: bool) -> CodedRows | None:
         return None
     facts, data = found
     features, count = facts["features"], facts["rows"]
-    codes, labels, customers = np.split(np.frombuffer(data, np.uint8), [features * count, (features + 1) * count])
-    rows = RowState(codes.reshape(features, count), labels, customers.view(np.int64), np.zeros(count))
+    ends = [features * count, (features + 1) * count, (features + 9) * count]
+    codes, labels, customers, days = np.split(np.frombuffer(data, np.uint8), ends)
+    rows = RowState(
+        codes.reshape(features, count), labels, customers.view(np.int64), np.zeros(count), days=days.view(np.int32)
+    )
     return CodedRows(key, rows, facts["training_rows"], facts["training_customers"])
 
 

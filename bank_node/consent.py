@@ -6,7 +6,10 @@ allows is `budget.py`.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
+
+import numpy as np
+import numpy.typing as npt
 
 from bank_node.bank import Bank, Refused
 from bank_node.policy import RefusalReason
@@ -53,6 +56,22 @@ def check_open(plan: RoundPlan, now: datetime) -> None:
     """The round takes answers at this time."""
     if not plan.opens_at <= now < plan.closes_at:
         raise Refused(RefusalReason.NOT_OPEN, f"the round is open {plan.opens_at} to {plan.closes_at}, it is {now}")
+
+
+def check_window(plan: RoundPlan, days: npt.NDArray[np.int32], rows: int) -> None:
+    """The rows [n] that would answer lie in the window that the campaign states: training before held-out days."""
+    window = plan.campaign.held_out
+    if window is None:
+        return
+    if len(days) != rows:
+        raise Refused(RefusalReason.NO_DATA, "the campaign states data windows: name the time column in schema.toml")
+    first = (window.first_day - date(1970, 1, 1)).days
+    outside = days < first if plan.evaluates else days >= first
+    if count := int(outside.sum()):
+        part, where = ("held-out", "before") if plan.evaluates else ("training", "on or after")
+        raise Refused(
+            RefusalReason.NO_DATA, f"{count} {part} rows are {where} the first held-out day {window.first_day}"
+        )
 
 
 def check_membership(bank: Bank, plan: RoundPlan, roster: Roster, now: datetime) -> None:

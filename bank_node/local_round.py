@@ -21,7 +21,7 @@ from bank_node import cache
 from bank_node.bank import Bank, Refused, open_bank
 from bank_node.budget import check_budget, stated_budget
 from bank_node.cache import CodedRows
-from bank_node.consent import check_membership, check_open, check_order, check_own_updates, read_plan
+from bank_node.consent import check_membership, check_open, check_order, check_own_updates, check_window, read_plan
 from bank_node.policy import RefusalReason
 from bank_node.settings import Home
 from mintmark import mailbox, models
@@ -159,6 +159,7 @@ def examine(bank: Bank, plan: RoundPlan) -> Question:
         coded = cache.coded_rows(bank.home, bank.schema, test=plan.evaluates)
     except DataError as error:
         raise Refused(RefusalReason.NO_DATA, str(error)) from None
+    check_window(plan, coded.rows.days, len(coded.rows))
     if reason := bank.policy.refusal(
         plan, bank.schema, training_rows=coded.training_rows, customers=coded.training_customers
     ):

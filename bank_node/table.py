@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from mintmark.errors import DataError
 from mintmark.schema import FeatureSchema
-from mintmark.table import Table, build_table
+from mintmark.table import Table, build_table, columns_of
 
 MAX_TABLE_BYTES = 8 * 2**30
 MAX_ROWS = 50_000_000
@@ -32,7 +32,7 @@ def load_table(path: Path, schema: FeatureSchema) -> Table:
             rows = file.metadata.num_rows
             if rows > MAX_ROWS:
                 raise DataError(f"{path.name}: expected at most {MAX_ROWS} rows, got {rows}")
-            needed = {*schema.names, schema.label, schema.customer, schema.test}
+            needed = columns_of(schema)
             arrow = file.read(columns=[name for name in file.schema_arrow.names if name in needed])
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path.name}: expected a readable Parquet file, got {type(error).__name__}") from error

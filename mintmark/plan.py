@@ -10,7 +10,7 @@ exist; whether a bank *accepts* a plan is that bank's policy, not this file.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Self
 
@@ -24,6 +24,7 @@ MAX_PLAN_BYTES = 256 * 1024
 MAX_ROUNDS = 1000
 MAX_ATTEMPTS = 100  # of a round
 MAX_BANKS = 1000
+MAX_WEEKS = 7
 MAX_EPSILON = 10.0  # beyond, a guarantee says nothing
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
@@ -113,12 +114,42 @@ class AggregationTerms(Agreed):
         return f"{self.rule}:{self.trim}" if self.trim else self.rule
 
 
+class HeldOutWindow(Agreed):
+    """Which days the campaign's rows are of: training rows from `trained_from` to the day before `first_day`, held-out ones
+    from `first_day` on, told by each of `weeks` weeks. Agreed on, not read off data: it costs no privacy.
+
+    >>> HeldOutWindow(trained_from=date(2021, 1, 4), first_day=date(2021, 4, 5), weeks=2).week_names
+    ('2021-w14', '2021-w15')
+    """
+
+    trained_from: date
+    first_day: date
+    weeks: Annotated[int, Field(ge=1, le=MAX_WEEKS)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.trained_from >= self.first_day:
+            raise ValueError("expected trained_from before first_day")
+        return self
+
+    @property
+    def last_day(self) -> date:
+        return self.first_day + timedelta(days=7 * self.weeks - 1)
+
+    @property
+    def week_names(self) -> tuple[str, ...]:
+        """ISO 8601's names of the weeks, each by its first day."""
+        starts = (self.first_day + timedelta(days=7 * week) for week in range(self.weeks))
+        return tuple(f"{start:%G}-w{start:%V}" for start in starts)
+
+
 class Campaign(Agreed):
     """Everything that stays the same from the first round to the last.
 
     `seed` is public: with the published aggregates it decides every tree's structure. `rounds` counts the training
     rounds, the bins' included; the round after the last evaluates the result with score histograms. A round settles with
-    `quorum` updates that together hold `quorum_share` of the cohort's weight, by the roster's row bands.
+    `quorum` updates that together hold `quorum_share` of the cohort's weight, by the roster's row bands. With `held_out`
+    the held-out rows are later than the training rows at every bank.
     """
 
     name: Name
@@ -131,6 +162,7 @@ class Campaign(Agreed):
     cohort: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_BANKS)]
     quorum: Annotated[int, Field(ge=1)]
     quorum_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    held_out: HeldOutWindow | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

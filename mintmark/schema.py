@@ -2,8 +2,8 @@
 
 The grid must not depend on anybody's data: histograms are counted on it, and the thresholds of every tree are its edges.
 A value x is left of an edge e when x <= e, as in LightGBM. The names of the columns that hold the label, the customer,
-the bank and the test flag, and the SQL that derives the columns, belong to one bank's file: the digest leaves them
-out. Reading tables is in `table.py`.
+the bank, the time and the test flag, and the SQL that derives the columns, belong to one bank's file: the digest leaves
+them out. Reading tables is in `table.py`.
 
     schema = parse_schema(Path("examples/uci_default.toml").read_text())
     schema.digest()            # what a plan names
@@ -17,6 +17,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -31,6 +32,7 @@ from mintmark.errors import DataError
 MAX_EDGES = 254  # with the cells around them and one for missing values, a row's cell is one byte
 MAX_FEATURES = 512
 MAX_CATEGORIES = 200
+MAX_GROUPS, MAX_GROUPED = 8, 2  # words of a feature that divides customers, missing included; and such features
 MAX_SCHEMA_CHARS = 1_000_000
 MAX_BOUND = 1e15  # whole numbers and their halves are exact in float64 up to 2**52
 MIN_WIDTH = 1e-9
@@ -39,11 +41,17 @@ LOG_DECADES = 6  # a log grid from zero starts this many decades under its upper
 _FEATURE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _SCHEMA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_SCHEMA_KEYS = dict.fromkeys(("name", "label", "customer", "bank", "test", "query"), str) | {"features": list}
+_SCHEMA_KEYS = dict.fromkeys(("name", "label", "customer", "bank", "test", "query", "time", "value"), str) | {
+    "features": list,
+    "value_limit": float,
+}
+_OPTIONAL_KEYS = {"query", "time", "value", "value_limit"}
 _FEATURE_KEYS = dict.fromkeys(("name", "kind", "scope", "unit", "monotone"), str) | {
     "lower": float,
     "upper": float,
     "categories": list,
+    "fairness": bool,
+    "fairness_edges": list,
 }
 _Member = TypeVar("_Member", bound=StrEnum)
 
@@ -81,7 +89,9 @@ class Feature:
     """One agreed column. `lower` and `upper` are public knowledge, never a bank's minimum or maximum.
 
     A category has `categories` (2 to 200 words of printable ASCII) and bounds 0 and len(categories) - 1: the codes.
-    `monotone` binds every model made with the schema; categories have no order that it could follow.
+    `monotone` binds every model made with the schema; categories have no order that it could follow. `fairness` asks
+    evaluations how the model does for each of the feature's groups of customers: its categories, or its numbers up to and
+    over each of `fairness_edges`.
     Raises `DataError` when the parts contradict each other.
     """
 
@@ -93,10 +103,13 @@ class Feature:
     unit: str = ""
     categories: tuple[str, ...] = ()
     monotone: Monotone | None = None
+    fairness: bool = False
+    fairness_edges: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lower", float(self.lower) + 0.0)  # -0.0 becomes 0.0: one schema, one digest
         object.__setattr__(self, "upper", float(self.upper) + 0.0)
+        object.__setattr__(self, "fairness_edges", tuple(float(edge) for edge in self.fairness_edges))
         _check_match(_FEATURE_NAME, self.name, "a feature's name")
         if not (len(self.unit) <= 32 and self.unit.isascii() and self.unit.isprintable()):
             raise DataError(f"feature {self.name}: expected a unit of at most 32 printable ASCII characters")
@@ -105,6 +118,7 @@ class Feature:
             self._check_categories()
         elif self.categories:
             raise DataError(f"feature {self.name}: expected no categories for kind {self.kind}, got some")
+        self._check_groups()
 
     def grid(self) -> npt.NDArray[np.float64]:
         """The public edges, [m] float64, strictly increasing, lower <= edge < upper, 1 <= m <= 254.
@@ -149,12 +163,26 @@ class Feature:
                 f"got {self.lower} and {self.upper}"
             )
 
+    def _check_groups(self) -> None:
+        edges, category = self.fairness_edges, self.kind is FeatureKind.CATEGORY
+        if bool(edges) != (self.fairness and not category):
+            raise DataError(
+                f"feature {self.name}: expected fairness_edges for numbers with fairness = true, and no others"
+            )
+        if list(edges) != sorted(set(edges)) or not all(self.lower <= edge < self.upper for edge in edges):
+            raise DataError(f"feature {self.name}: expected ascending fairness_edges within its bounds, got {edges}")
+        groups = 1 + (len(self.categories) if category else len(edges) + 1)
+        if self.fairness and groups > MAX_GROUPS:
+            raise DataError(f"feature {self.name}: expected at most {MAX_GROUPS} groups with fairness, got {groups}")
+
 
 @dataclass(frozen=True)
 class FeatureSchema:
-    """The agreement (`name`, `features`) and how one bank's file names the rest. Raises `DataError`.
+    """The agreement (`name`, `features`, `value`) and how one bank's file names the rest. Raises `DataError`.
 
-    `query` is optional SQL over the table `input` that derives all columns; it stays local.
+    `query` is optional SQL over the table `input` that derives all columns; it stays local. `time` is the column that
+    holds the day or time of each row, for evaluations by week; empty: there is none. `value` names the feature that is the
+    money of a row, if one is; evaluations count it up to `value_limit`, the feature's upper bound when 0.
     """
 
     name: str
@@ -164,12 +192,16 @@ class FeatureSchema:
     bank: str
     test: str
     query: str = ""
+    time: str = ""
+    value: str = ""
+    value_limit: float = 0.0
 
     def __post_init__(self) -> None:
         _check_match(_SCHEMA_NAME, self.name, "the schema's name")
         if not 1 <= len(self.features) <= MAX_FEATURES:
             raise DataError(f"schema {self.name}: expected 1 to {MAX_FEATURES} features, got {len(self.features)}")
         roles = {role: getattr(self, role) for role in ("label", "customer", "bank", "test")}
+        roles |= {"time": self.time} if self.time else {}
         for role, column in roles.items():
             _check_match(_COLUMN_NAME, column, f"the {role} column")
         columns = [column.lower() for column in (*self.names, *roles.values())]  # SQL does not tell cases apart
@@ -178,6 +210,27 @@ class FeatureSchema:
             raise DataError(f"schema {self.name}: expected every column once, got {', '.join(twice)} more than once")
         if not all(character.isprintable() or character in "\n\t" for character in self.query):
             raise DataError(f"schema {self.name}: expected a query of printable text, got control characters")
+        if (grouped := sum(feature.fairness for feature in self.features)) > MAX_GROUPED:
+            raise DataError(f"schema {self.name}: expected fairness of at most {MAX_GROUPED} features, got {grouped}")
+        self._check_value()
+
+    def _check_value(self) -> None:
+        if not self.value:
+            if self.value_limit:
+                raise DataError(
+                    f"schema {self.name}: expected no value_limit without a value, got {self.value_limit:g}"
+                )
+            return
+        feature = next((feature for feature in self.features if feature.name == self.value), None)
+        if feature is None or feature.kind is FeatureKind.CATEGORY or feature.lower < 0:
+            raise DataError(
+                f"schema {self.name}: expected value to name a feature of numbers from 0, got {self.value!r}"
+            )
+        object.__setattr__(self, "value_limit", float(self.value_limit) or feature.upper)
+        if not MIN_WIDTH <= self.value_limit <= feature.upper:
+            raise DataError(
+                f"schema {self.name}: expected a value_limit up to {feature.upper:g}, got {self.value_limit}"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -185,8 +238,10 @@ class FeatureSchema:
         return tuple(feature.name for feature in self.features)
 
     def canonical_bytes(self) -> bytes:
-        """What the consortium agreed on, as compact JSON with sorted keys: the name and the features, in order."""
-        return canonical_json({"name": self.name, "features": [_agreed(feature) for feature in self.features]})
+        """What the consortium agreed on, as compact JSON with sorted keys: the name and the features, in order, and what
+        evaluations count besides rows."""
+        value = {"value": self.value, "value_limit": self.value_limit} if self.value else {}
+        return canonical_json({"name": self.name, "features": [_agreed(feature) for feature in self.features], **value})
 
     def digest(self) -> str:
         """SHA-256 of `canonical_bytes`, hex."""
@@ -213,7 +268,7 @@ def parse_schema(text: str) -> FeatureSchema:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: not TOML, or a number of too many digits
         raise DataError(f"expected a schema in TOML, got text that is not: {error}") from None
-    values = _read(document, "the schema", _SCHEMA_KEYS, optional={"query"})
+    values = _read(document, "the schema", _SCHEMA_KEYS, optional=_OPTIONAL_KEYS)
     values["features"] = tuple(_parse_feature(item) for item in values["features"])
     return FeatureSchema(**values)
 
@@ -221,6 +276,8 @@ def parse_schema(text: str) -> FeatureSchema:
 def dump_schema(schema: FeatureSchema) -> str:
     """Write `schema` as TOML that `parse_schema` reads back to an equal value."""
     lines = [f"{role} = {json.dumps(getattr(schema, role))}" for role in ("name", "label", "customer", "bank", "test")]
+    lines += [f"{role} = {json.dumps(getattr(schema, role))}" for role in ("time", "value") if getattr(schema, role)]
+    lines += [f"value_limit = {schema.value_limit!r}"] if schema.value else []
     if schema.query:
         escaped = schema.query.replace("\\", "\\\\").replace('"', '\\"')
         lines.append(f'query = """\n{escaped}"""')
@@ -235,11 +292,9 @@ def dump_schema(schema: FeatureSchema) -> str:
 
 
 def _agreed(feature: Feature) -> dict[str, Any]:
-    """A feature's fields; `monotone` only where it is declared, so that older schemas keep their digests."""
-    values = asdict(feature)
-    if feature.monotone is None:
-        del values["monotone"]
-    return values
+    """A feature's fields; the newer ones only where they are declared, so that older schemas keep their digests."""
+    newer = {"monotone": None, "fairness": False, "fairness_edges": ()}
+    return {key: value for key, value in asdict(feature).items() if key not in newer or value != newer[key]}
 
 
 def _parse_feature(item: object) -> Feature:
@@ -247,11 +302,14 @@ def _parse_feature(item: object) -> Feature:
         raise DataError(f"the schema: expected every feature to be a table, got a {type(item).__name__}")
     name = item.get("name")
     where = f"feature {name[:64]!r}" if isinstance(name, str) else "a feature without a name"
-    values = _read(item, where, _FEATURE_KEYS, optional={"lower", "upper", "scope", "unit", "categories", "monotone"})
+    values = _read(item, where, _FEATURE_KEYS, optional=_FEATURE_KEYS.keys() - {"name", "kind"})
     values["kind"] = _member(FeatureKind, values["kind"], where)
     values["scope"] = _member(Scope, values.get("scope", Scope.ROW), where)
     if "monotone" in values:
         values["monotone"] = _member(Monotone, values["monotone"], where)
+    edges = values["fairness_edges"] = tuple(values.get("fairness_edges", ()))
+    if not all(isinstance(edge, int | float) and not isinstance(edge, bool) for edge in edges):
+        raise DataError(f"{where}: expected fairness_edges that are all numbers")
     words = values["categories"] = tuple(values.get("categories", ()))
     if not all(isinstance(word, str) for word in words):
         raise DataError(f"{where}: expected categories that are all strings")
@@ -267,7 +325,7 @@ def _parse_feature(item: object) -> Feature:
     return Feature(**values)
 
 
-def _read(item: Mapping[str, Any], where: str, types: Mapping[str, type], optional: set[str]) -> dict[str, Any]:
+def _read(item: Mapping[str, Any], where: str, types: Mapping[str, type], optional: AbstractSet[str]) -> dict[str, Any]:
     """The item's values; refuses unknown keys, wrong types, and missing keys that are not optional."""
     if unknown := sorted(item.keys() - types.keys()):
         raise DataError(f"{where}: expected only the keys {', '.join(sorted(types))}, got {str(unknown)[:200]}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,9 @@ class Table:
     customers: npt.NDArray[np.int64]  # [n]; 0..u-1, not decreasing
     test: npt.NDArray[np.bool_]  # [n]; held out of training
     clipped_share: tuple[float, ...]  # per feature, of all the rows the table was built from
+    days: npt.NDArray[np.int32] = field(
+        default_factory=lambda: np.empty(0, np.int32)
+    )  # [n] since 1970; or [0]: no time
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,6 +58,7 @@ class Table:
             labels=self.labels[rows],
             customers=np.unique(self.customers[rows], return_inverse=True)[1].astype(np.int64),
             test=self.test[rows],
+            days=self.days[rows] if len(self.days) else self.days,
         )
 
 
@@ -62,11 +66,11 @@ def build_table(schema: FeatureSchema, columns: Columns) -> Table:
     """Check `columns` (one [n] array each; others than the schema's are ignored) and bring them into the agreed form.
 
     Numeric features are arrays of numbers, NaN where missing. Categories are words, or integers that stand for their
-    decimal text; None and NaN are missing, unknown words become missing and count as clipped.
+    decimal text; None and NaN are missing, unknown words become missing and count as clipped. A time is NumPy's datetime64.
     Raises `DataError` with the column's name: missing, not numeric, infinite; a label or test flag that is not 0 or 1;
     a customer missing; no rows, or no fraud or no honest row to train on.
     """
-    needed = (*schema.names, schema.label, schema.customer, schema.test)
+    needed = columns_of(schema)
     if missing := [name for name in needed if name not in columns]:
         raise DataError(f"expected the columns {', '.join(needed)}, got none named {', '.join(missing)}")
     shapes = {columns[name].shape for name in needed}
@@ -85,7 +89,13 @@ def build_table(schema: FeatureSchema, columns: Columns) -> Table:
         values, outside = bounded_values(feature, columns[feature.name])
         features[:, column] = values[order]
         clipped.append(outside / len(order))
-    return Table(schema, features, labels[order], customers[order], test[order], tuple(clipped))
+    days = _days(schema.time, columns[schema.time])[order] if schema.time else np.empty(0, np.int32)
+    return Table(schema, features, labels[order], customers[order], test[order], tuple(clipped), days)
+
+
+def columns_of(schema: FeatureSchema) -> tuple[str, ...]:
+    """The columns that a bank's file must have."""
+    return (*schema.names, schema.label, schema.customer, schema.test, *([schema.time] if schema.time else ()))
 
 
 def bounded_values(feature: Feature, column: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.float64], int]:
@@ -131,6 +141,15 @@ def _flags(name: str, column: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
         raise DataError(f"column {name}: expected 0 or 1 in every row, got something else or nothing in {wrong} rows")
     flags: npt.NDArray[np.bool_] = values == 1
     return flags
+
+
+def _days(name: str, column: npt.NDArray[np.generic]) -> npt.NDArray[np.int32]:
+    """Days since 1970-01-01 (UTC)."""
+    if column.dtype.kind != "M" or np.isnat(column).any():
+        raise DataError(
+            f"column {name}: expected a date or a time in every row, got {column.dtype}, or none in some rows"
+        )
+    return column.astype("datetime64[D]").astype(np.int64).astype(np.int32)
 
 
 def _codes(name: str, column: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:

@@ -48,6 +48,7 @@ class CoordinatorSettings(BaseModel):
     storage_bucket: str
     prefect_ui: Annotated[str, Field(pattern=r"^https?://")]
     mlflow: Annotated[str, Field(pattern=r"^https?://")]
+    alerts_per_day: Annotated[int, Field(ge=1)] | None = None  # that all banks together can look at
 
 
 @dataclass(frozen=True)

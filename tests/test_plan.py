@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -15,7 +15,15 @@ from pydantic import ValidationError
 
 from mintmark.canonical import canonical_json, digest
 from mintmark.errors import AggregationError, ProtocolError
-from mintmark.plan import MAX_PLAN_BYTES, AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit, RoundPlan
+from mintmark.plan import (
+    MAX_PLAN_BYTES,
+    AggregationTerms,
+    Campaign,
+    HeldOutWindow,
+    PrivacyTerms,
+    PrivacyUnit,
+    RoundPlan,
+)
 
 NINE = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 PRIVACY = PrivacyTerms(epsilon=4.0, delta=1e-6, unit=PrivacyUnit.CUSTOMER, clip=0.5)
@@ -30,6 +38,7 @@ CAMPAIGN = Campaign(
     aggregation=AGGREGATION,
     cohort=("bank-a", "bank-b", "bank-c"),
     quorum=3,
+    held_out=HeldOutWindow(trained_from=date(2026, 1, 5), first_day=date(2026, 2, 2), weeks=3),
 )
 PLAN = RoundPlan(
     campaign=CAMPAIGN,
@@ -139,6 +148,7 @@ ALLOWED: dict[At, list[object]] = {
     ("noise_scale",): [1.5],
     ("campaign", "name"): ["7"],
     ("campaign", "learner"): ["7"],
+    ("campaign", "held_out"): [None],
 }
 
 
@@ -283,6 +293,9 @@ OTHERS: dict[At, object] = {
     ("campaign", "cohort"): ["bank-a", "bank-b", "bank-d"],
     ("campaign", "quorum"): 2,
     ("campaign", "quorum_share"): 0.5,
+    ("campaign", "held_out", "trained_from"): "2026-01-12",
+    ("campaign", "held_out", "first_day"): "2026-02-09",
+    ("campaign", "held_out", "weeks"): 4,
     ("round",): 3,
     ("attempt",): 2,
     ("roster_version",): 6,

@@ -75,7 +75,7 @@ def test_whole_campaign(consortium: Consortium) -> None:
     model = consortium.run(consortium.campaign(rounds=3), 4)
     state = replay(consortium.coordinator.model("cards", model), SCHEMA)
     assert len(state.trees) == 2 * len(SCHEMA.features) + FEWEST_TREES  # two additive rounds, one of trees
-    assert 0 <= evaluate_scores(consortium.coordinator, "cards", model).auprc <= 1
+    assert 0 <= (evaluate_scores(consortium.coordinator, "cards", model).pooled.auprc.value or 0) <= 1
     for name in consortium.banks:
         assert len(consortium.store.list(f"from/{name}/")) == 4
         with consortium.ledger(name) as ledger:

@@ -26,7 +26,7 @@ from mintmark.models.leaf_values import HESSIAN
 from mintmark.models.learner import NoisySum, Query
 from mintmark.models.logistic_step import Coefficients, Slope
 from mintmark.models.rows import RowState, add_leaves, advance, leaves_of
-from mintmark.models.score_histogram import ScoreQuery, count_scores
+from mintmark.models.score_histogram import ScoreQuery, count_scores, pooled_counts
 from mintmark.models.tree import Tree
 from mintmark.plan import Campaign
 from mintmark.privacy.mechanism import Contributions
@@ -113,7 +113,7 @@ class GuidedBoosting:
     def query(self, state: BoostingState) -> Query:
         """The next round's question."""
         if state.round == state.campaign.rounds:
-            return ScoreQuery(state.schema)
+            return ScoreQuery(state.schema, state.campaign)
         if state.guidance is None:
             return TreeQuery(state.schema, feature_trees.feature_trees(state.bins), None)
         key = hashlib.sha256(f"mintmark/trees/{state.campaign.seed}/{state.round}".encode()).digest()
@@ -140,7 +140,7 @@ class GuidedBoosting:
     def settle(self, state: BoostingState, query: Query, total: NoisySum) -> BoostingState:
         """The next state from a round's aggregate."""
         if isinstance(query, ScoreQuery):
-            scores = np.maximum(total.values[0, :, 0], 0.0).reshape(2, -1)
+            scores = pooled_counts(query, total.values)
             return replace(state, round=state.round + 1, scores=scores)
         assert isinstance(query, TreeQuery)
         sums = total.values * np.array([1.0, 1 / HESSIAN])

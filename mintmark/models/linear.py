@@ -24,7 +24,7 @@ from mintmark.models.leaf_values import HESSIAN
 from mintmark.models.learner import NoisySum, Query
 from mintmark.models.logistic_step import Coefficients, Slope, next_coefficients
 from mintmark.models.rows import RowState, leaves_of
-from mintmark.models.score_histogram import ScoreQuery, count_scores
+from mintmark.models.score_histogram import ScoreQuery, count_scores, pooled_counts
 from mintmark.models.tree import Tree
 from mintmark.plan import Campaign
 from mintmark.privacy.mechanism import Contributions
@@ -80,7 +80,7 @@ class LogisticRegression:
     def query(self, state: LinearState) -> Query:
         """The next round's question."""
         if state.round == state.campaign.rounds:
-            return ScoreQuery(state.schema)
+            return ScoreQuery(state.schema, state.campaign)
         return TreeQuery(state.schema, feature_trees(state.bins), None)
 
     def advance(self, state: LinearState, rows: RowState) -> RowState:
@@ -100,7 +100,7 @@ class LogisticRegression:
         """The next state from a round's aggregate."""
         after = replace(state, round=state.round + 1)
         if isinstance(query, ScoreQuery):
-            return replace(after, scores=np.maximum(total.values[0, :, 0], 0.0).reshape(2, -1))
+            return replace(after, scores=pooled_counts(query, total.values))
         sums = total.values / np.array([1.0, HESSIAN])
         slope = additive.slope_of(state.bins, state.coefficients, sums, total.noise, first=not state.slopes)
         slopes = (*state.slopes, slope)

@@ -33,7 +33,7 @@ class RowState:
     `codes` [F, n] uint8: 0 is missing, 1 + i holds edges[i - 1] < x <= edges[i] of the feature's grid, or the category i.
     `score` [n] is the sum of the first `trees` trees' leaf values, in log-odds without the base score. `leaves` [T, n]
     are those of the trees that the question with the digest `question` asked for: when they come back with values, no row
-    has to fall through them again.
+    has to fall through them again. `days` [n] are the rows' days since 1970, empty where the schema knows no time.
     """
 
     codes: npt.NDArray[np.uint8]
@@ -43,6 +43,7 @@ class RowState:
     trees: int = 0
     question: str = ""
     leaves: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0), np.uint8))
+    days: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
 
     def __post_init__(self) -> None:
         # Compiled loops read these arrays without checking their ends.
@@ -57,7 +58,7 @@ class RowState:
 def code_table(table: Table) -> RowState:
     """Code every value of a table; no tree has been added to the score yet."""
     codes = code_features(table.schema, table.features)
-    return RowState(codes, table.labels, table.customers, np.zeros(len(table)))
+    return RowState(codes, table.labels, table.customers, np.zeros(len(table)), days=table.days)
 
 
 def code_features(schema: FeatureSchema, features: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
