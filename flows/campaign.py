@@ -26,7 +26,7 @@ from flows.liveness import check_alone
 from mintmark.campaign import learner_named
 from mintmark.messages import ModelArtifact
 from mintmark.models.boosting import GuidedBoosting
-from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
+from mintmark.plan import AggregationTerms, Campaign, HeldOutWindow, PrivacyTerms, PrivacyUnit
 from tasks.coordinator import home_from, open_coordinator
 from tasks.dispatch import cohort_of
 from tasks.evaluation import evaluate_model
@@ -44,8 +44,8 @@ class CampaignResult(BaseModel):
 
     campaign: str
     model_digest: str
-    auprc: float
-    model: RegisteredModel
+    auprc: float | None
+    model: RegisteredModel | None  # None: MLflow was away; `mintmark register` when it is back
 
 
 @flow(name="campaign", flow_run_name=run_name, persist_result=False)
@@ -54,6 +54,7 @@ async def run_campaign(
     epsilon: Epsilon = 4.0,
     learner: LearnerName = GuidedBoosting.name,
     rounds: TrainingRounds = 9,
+    held_out: HeldOutWindow | None = None,
     expert: ExpertTerms = ExpertTerms(),  # noqa: B008 - frozen, and Prefect shows it as the form's default
 ) -> CampaignResult:
     """Train, evaluate and register one model with all valid banks of the roster.
@@ -65,6 +66,7 @@ async def run_campaign(
             more and learns less. A bank refuses what its own budget does not allow.
         learner: guided_boosting (trees) catches more; logistic_regression can be explained coefficient by coefficient.
         rounds: How many times banks are asked to train, 3 to 100; they share epsilon. One more round evaluates.
+        held_out: Which days are trained on and which judged, where the schema names the column of time.
         expert: What the consortium agreed on once. Leave it as it is.
     """
     campaign = campaign_name(campaign, flow_run.scheduled_start_time)
@@ -84,6 +86,7 @@ async def run_campaign(
         cohort=cohort,
         quorum=expert.quorum or math.ceil(len(cohort) * 3 / 4),
         quorum_share=expert.quorum_share,
+        held_out=held_out,
     )
     threading.Thread(target=load_mlflow, daemon=True).start()  # takes seconds: while the banks work
     model_digest = coordinator.publish_model(ModelArtifact(terms))
@@ -93,7 +96,9 @@ async def run_campaign(
         report = evaluate_model(coordinator, campaign, model_digest)
         page = f"{coordinator.settings.prefect_ui}/runs/flow-run/{flow_run.get_id()}"
         registered = register_model(coordinator, campaign, model_digest, report, page)
-    return CampaignResult(campaign=campaign, model_digest=model_digest, auprc=report.auprc, model=registered)
+    return CampaignResult(
+        campaign=campaign, model_digest=model_digest, auprc=report.pooled.auprc.value, model=registered
+    )
 
 
 def aggregation_terms(rule: str, banks: int, liars: int | None) -> AggregationTerms:

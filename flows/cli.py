@@ -11,6 +11,7 @@ from rich.console import Console
 
 from flows import liveness_cli, simulate_cli, status_cli, up_cli
 from infra.gateway import cli as gateway_cli
+from flows.register_cli import register
 from mintmark.aggregation.rules import DEFAULT_RULE
 from mintmark.errors import MintmarkError
 
@@ -174,6 +175,9 @@ liveness_cli.register(app)
 simulate_cli.register(app)
 status_cli.register(app)
 up_cli.register(app)
+
+
+app.command()(register)
 
 
 def main() -> None:

@@ -57,9 +57,9 @@ class Figures(Agreed):
 class EvaluationRecord(Agreed):
     """The campaign's evaluation: pooled by the plan's rule, and for every bank, customer group and week by itself.
 
-    `score_counts` [2][128] are the pooled counts of negatives and positives by score cell, noised: single ones may lie
-    below 0. `noise` is the standard deviation of the noise in a pooled count of frauds. `groups` are named
-    "feature=word", `weeks` as "2021-w14" (ISO 8601).
+    `score_counts` [2][m] are the pooled counts of negatives and positives by score cell, noised, so single ones may lie
+    below 0; m is 24 with noise and 128 without (`score_histogram.py`). `noise` is the standard deviation of the noise in
+    a pooled count of frauds. `groups` are named "feature=word", `weeks` as "2021-w14" (ISO 8601).
     """
 
     format: Annotated[str, Field(pattern=r"^mintmark/evaluation/1$")] = "mintmark/evaluation/1"

@@ -122,8 +122,8 @@ class HeldOutWindow(Agreed):
     ('2021-w14', '2021-w15')
     """
 
-    trained_from: date
-    first_day: date
+    trained_from: Annotated[date, Field(strict=False)]  # a flow's parameters are texts; bytes are read as strictly
+    first_day: Annotated[date, Field(strict=False)]
     weeks: Annotated[int, Field(ge=1, le=MAX_WEEKS)]
 
     @model_validator(mode="after")

@@ -23,6 +23,9 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 DAY_S = 86_400
+FIRST_DAY = np.datetime64(
+    "2025-12-11", "s"
+)  # training days begin on 10 January 2026, held-out ones on Monday, 16 March
 WARM_UP_DAYS = 30  # fill the windows, and are dropped
 TRAIN_DAYS = 60
 GAP_DAYS = 5  # fraud is reported late, so what lies just before the test is not learned from
@@ -125,6 +128,7 @@ def simulate_bank(seed: int, bank: int, rows: float) -> dict[str, npt.NDArray[np
     test = day >= DAYS - TEST_DAYS
     kept = (day >= WARM_UP_DAYS) & (test | (day < WARM_UP_DAYS + TRAIN_DAYS))
     rest = {
+        SCHEMA.time: FIRST_DAY + payments.time_s.astype("timedelta64[s]"),
         SCHEMA.label: np.where(payments.fraud, ~missed, disputed).astype(np.int8),
         SCHEMA.customer: 1_000_000 * (bank + 1) + payments.customer,
         SCHEMA.test: test,
@@ -266,4 +270,7 @@ SCHEMA = FeatureSchema(
     customer="customer",
     bank="bank",
     test="test",
+    time="time",
+    value="amount",
+    value_limit=1_000,
 )

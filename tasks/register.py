@@ -1,44 +1,51 @@
 """Step 11: one MLflow run a campaign, one model version a campaign, under the alias `challenger`. Doing it twice changes
-nothing.
+nothing, and a crash in the middle is made good by doing it again.
 
 The model is logged as a LightGBM Booster, which MLflow keeps as text, or as a scikit-learn pipeline, which skops keeps as
 numbers and the names of known types; never as a pickle. MLflow stands beside the path, never in it: when it is away the
-campaign is settled all the same, and registers when it is run again.
+campaign is settled all the same, and `mintmark register CAMPAIGN` registers it later.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 from typing import Any
 
-import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from mintmark import mailbox
 from mintmark.campaign import learner_of, replay
+from mintmark.canonical import digest
 from mintmark.envelope import sign, verify
-from mintmark.evaluation import EvaluationReport
-from mintmark.models.linear import LinearState, coefficients_csv
-from mintmark.models.scikit_pipeline import TRUSTED_TYPES
-from mintmark.plan import Agreed, Campaign
-from tasks.aggregation import read_reports
+from mintmark.errors import ProtocolError
+from mintmark.evaluation_record import EvaluationRecord
+from mintmark.plan import Agreed, Campaign, Digest
 from tasks.coordinator import Coordinator
-from tasks.suspicion import suspicion_figure
+from tasks.plots import spoken
+from tasks.runs import CAMPAIGN_TAG, DIGEST_TAG, write_run
+from tasks.stored_model import booster_bytes, load_pipeline, read_model_file, store_model
 
 ALIAS = "challenger"
 REGISTRATION_TYPE = "application/x-mintmark-registration"
 MAX_REGISTRATION_BYTES = 64 * 1024
-_CAMPAIGN_TAG, _DIGEST_TAG = "mintmark.campaign", "mintmark.model_digest"
+REACHABLE_S = 5.0  # for MLflow to answer at all
+_FILE_TAG, _MODEL_TAG = "mintmark.file_digest", "mintmark.stored_model"
+
+log = logging.getLogger(__name__)
 
 
 class RegisteredModel(Agreed):
-    """Where the model is. `uri` is what `mlflow.lightgbm.load_model` or `mlflow.sklearn.load_model` takes."""
+    """Where the model is, signed into the mailbox. `file_digest` is the SHA-256 of the model's one file, `uri` what
+    `load_registered` takes."""
 
     name: str
     version: str
     uri: str
     run_id: str
     page: str
+    file_digest: Digest
 
 
 def load_mlflow() -> None:
@@ -50,39 +57,54 @@ def load_mlflow() -> None:
 
 
 def register(
-    coordinator: Coordinator, campaign: str, model_digest: str, report: EvaluationReport, flow_run_page: str
+    coordinator: Coordinator, campaign: str, model_digest: str, record: EvaluationRecord, flow_run_page: str = ""
 ) -> RegisteredModel:
-    """Register the campaign's model unless it is there, and point `challenger` at it."""
+    """Register the campaign's model unless it is there, and point `challenger` at it unless a newer one has it."""
     from mlflow.tracking import MlflowClient
 
     artifact = coordinator.model(campaign, model_digest)
     name = f"{coordinator.settings.consortium}-fraud"
     client = MlflowClient(coordinator.settings.mlflow, coordinator.settings.mlflow)
-    found = client.search_model_versions(f"name = '{name}' and tags.`{_DIGEST_TAG}` = '{model_digest}'")
+    found = client.search_model_versions(f"name = '{name}' and tags.`{DIGEST_TAG}` = '{model_digest}'")
     if found:
         version = found[0]
     else:
         _ensure_registered(client, name)
-        run_id = _log_run(coordinator, client, artifact.campaign, model_digest, report, flow_run_page)
-        state = replay(artifact, coordinator.schema)
-        if isinstance(state, LinearState):
-            client.log_text(run_id, coefficients_csv(state), "coefficients.csv")
-        logged = _log_model(coordinator, run_id, learner_of(artifact.campaign).finished(state))
-        tags = {_CAMPAIGN_TAG: campaign, _DIGEST_TAG: model_digest}
+        run_id = write_run(coordinator, client, artifact, record, flow_run_page)
+        finished = learner_of(artifact.campaign).finished(replay(artifact, coordinator.schema))
+        model_id, uri = store_model(client, coordinator.settings.mlflow, run_id, finished, coordinator.schema)
+        _, stored = read_model_file(client, coordinator.settings.mlflow, model_id)
+        tags = {CAMPAIGN_TAG: campaign, DIGEST_TAG: model_digest, _FILE_TAG: digest(stored), _MODEL_TAG: model_id}
         version = client.create_model_version(
-            name, logged.model_uri, run_id=run_id, tags=tags, model_id=logged.model_id
+            name, uri, run_id, tags, description=_about(artifact.campaign, record), model_id=model_id
         )
-    client.set_registered_model_alias(name, ALIAS, version.version)
+    _point(client, name, version)
     registered = RegisteredModel(
         name=name,
         version=str(version.version),
         uri=f"models:/{name}/{version.version}",
         run_id=str(version.run_id),
         page=f"{coordinator.settings.mlflow}/#/models/{name}/versions/{version.version}",
+        file_digest=version.tags[_FILE_TAG],
     )
     message = sign(coordinator.signer, REGISTRATION_TYPE, registered.canonical_bytes())
     mailbox.put_same(coordinator.store, mailbox.registration_key(campaign), message)
     return registered
+
+
+def register_if_reachable(
+    coordinator: Coordinator, campaign: str, model_digest: str, record: EvaluationRecord, flow_run_page: str = ""
+) -> RegisteredModel | None:
+    """Register the model, or say in the log that MLflow is away and return None: nothing of the campaign is lost."""
+    import httpx
+    from mlflow.exceptions import MlflowException
+
+    try:
+        httpx.get(f"{coordinator.settings.mlflow}/health", timeout=REACHABLE_S).raise_for_status()
+        return register(coordinator, campaign, model_digest, record, flow_run_page)
+    except (httpx.HTTPError, MlflowException) as error:
+        log.warning("MLflow is away (%s): run `mintmark register %s` when it is back", type(error).__name__, campaign)
+        return None
 
 
 def read_registration(coordinator: Coordinator, campaign: str) -> RegisteredModel:
@@ -93,89 +115,76 @@ def read_registration(coordinator: Coordinator, campaign: str) -> RegisteredMode
     return RegisteredModel.from_bytes(payload, max_bytes=MAX_REGISTRATION_BYTES)
 
 
+def load_registered(coordinator: Coordinator, uri: str) -> Any:
+    """The model at `models:/<name>/<version>` or `models:/<name>@<alias>`: a Booster or a scikit-learn pipeline.
+
+    Nothing is loaded before its flavour is one that runs no code, its file is the one that the coordinator signed at
+    registration and, for a Booster, that of the mailbox's model to the byte. Raises `ProtocolError`.
+    """
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(coordinator.settings.mlflow, coordinator.settings.mlflow)
+    version = _version_of(client, uri)
+    tags = version.tags
+    campaign, model_digest = tags.get(CAMPAIGN_TAG, ""), tags.get(DIGEST_TAG, "")
+    if not re.fullmatch("[a-z0-9][a-z0-9-]{0,39}", campaign) or not re.fullmatch("[0-9a-f]{64}", model_digest):
+        raise ProtocolError(f"{uri}: expected a version that Mintmark registered, got one without its tags")
+    registered = read_registration(coordinator, campaign)
+    kind, data = read_model_file(client, coordinator.settings.mlflow, tags.get(_MODEL_TAG, ""))
+    found = (version.name, str(version.version), digest(data))
+    if found != (registered.name, registered.version, registered.file_digest):
+        raise ProtocolError(
+            f"{uri}: expected the file {registered.file_digest} of the signed registration, got another"
+        )
+    if kind == "sklearn":
+        return load_pipeline(data)
+    artifact = coordinator.model(campaign, model_digest)
+    booster = learner_of(artifact.campaign).finished(replay(artifact, coordinator.schema))
+    if booster_bytes(booster) != data:
+        raise ProtocolError(f"{uri}: expected the trees of the mailbox's model {model_digest}, got others")
+    return booster
+
+
+def _version_of(client: Any, uri: str) -> Any:
+    found = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@(\w+))", uri)
+    if found is None:
+        raise ProtocolError(f"expected models:/<name>/<version> or models:/<name>@<alias>, got {uri[:80]!r}")
+    name, number, alias = found.groups()
+    return client.get_model_version(name, number) if number else client.get_model_version_by_alias(name, alias)
+
+
 def _ensure_registered(client: Any, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
+    about = (
+        "Scores card payments: the higher, the likelier fraud. Made by several banks together without showing each other "
+        "a payment (Mintmark: federated, differentially private). `challenger` is the newest version; people move "
+        "`champion`."
+    )
     try:
-        client.create_registered_model(name, description="Made by Mintmark: federated, differentially private.")
+        client.create_registered_model(name, {"mintmark": "fraud score"}, about)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
 
 
-def _log_run(
-    coordinator: Coordinator,
-    client: Any,
-    campaign: Campaign,
-    model_digest: str,
-    report: EvaluationReport,
-    flow_run_page: str,
-) -> str:
-    """One finished run with the campaign's terms, figures and curves; returns its id."""
-    experiment = client.get_experiment_by_name(coordinator.settings.consortium)
-    experiment_id = (
-        experiment.experiment_id if experiment else client.create_experiment(coordinator.settings.consortium)
+def _point(client: Any, name: str, version: Any) -> None:
+    """Give the version the alias, unless a newer one has it: an old campaign registered again changes nothing."""
+    holder = client.get_registered_model(name).aliases.get(ALIAS)
+    if holder is None or int(holder) < int(version.version):
+        client.set_registered_model_alias(name, ALIAS, version.version)
+
+
+def _about(campaign: Campaign, record: EvaluationRecord) -> str:
+    """A version's description: one line to choose by."""
+    pooled, privacy = record.pooled, campaign.privacy
+    return (
+        f"{campaign.learner} of campaign {campaign.name}, {len(campaign.cohort)} banks, epsilon {privacy.epsilon} at delta "
+        f"{privacy.delta:g} for every {privacy.unit}. Held-out rows: AUPRC {spoken(pooled.auprc)}, frauds caught at "
+        f"{record.false_positive_rate:.1%} false alarms {spoken(pooled.recall_at_false_positives)}."
     )
-    run = client.create_run(experiment_id, run_name=campaign.name, tags={_CAMPAIGN_TAG: campaign.name})
-    run_id = str(run.info.run_id)
-    flat = {"learner": campaign.learner, "rounds": campaign.rounds, "seed": campaign.seed, "quorum": campaign.quorum}
-    privacy = {f"privacy.{key}": value for key, value in campaign.privacy.model_dump(mode="json").items()}
-    rule = {f"aggregation.{key}": value for key, value in campaign.aggregation.model_dump(mode="json").items()}
-    for key, value in (flat | privacy | rule | {"cohort": ",".join(campaign.cohort)}).items():
-        client.log_param(run_id, key, value)
-    client.log_metric(run_id, "auprc.federated_evaluation", report.auprc)
-    client.log_metric(run_id, "auroc.federated_evaluation", report.auroc)
-    client.set_tag(run_id, _DIGEST_TAG, model_digest)
-    client.set_tag(run_id, "mlflow.note.content", f"[The campaign's flow run in Prefect]({flow_run_page})")
-    client.log_figure(run_id, _curves(report), "curves.png")
-    reports = read_reports(coordinator.store, campaign.name, coordinator.signer.public_key)
-    client.log_figure(run_id, suspicion_figure(reports), "suspicion.png")
-    client.set_terminated(run_id)
-    return run_id
-
-
-def _log_model(coordinator: Coordinator, run_id: str, model: Any) -> Any:
-    """Log the finished model with its signature; returns MLflow's record of it."""
-    import lightgbm
-    import mlflow
-    import sklearn
-    import skops
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
-
-    mlflow.set_tracking_uri(coordinator.settings.mlflow)
-    columns = [ColSpec(DataType.double, name, required=False) for name in coordinator.schema.names]
-    signature = ModelSignature(Schema(columns), Schema([ColSpec(DataType.double)]))
-    with mlflow.start_run(run_id=run_id):
-        if isinstance(model, lightgbm.Booster):
-            needs = [f"lightgbm=={lightgbm.__version__}"]
-            return mlflow.lightgbm.log_model(model, name="model", signature=signature, pip_requirements=needs)
-        return mlflow.sklearn.log_model(
-            model,
-            name="model",
-            signature=signature,
-            serialization_format=mlflow.sklearn.SERIALIZATION_FORMAT_SKOPS,
-            skops_trusted_types=TRUSTED_TYPES,
-            pyfunc_predict_fn="predict_proba",
-            pip_requirements=[f"scikit-learn=={sklearn.__version__}", f"skops=={skops.__version__}"],
-        )
-
-
-def _curves(report: EvaluationReport) -> Any:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.step(report.recall, report.precision, where="post")
-    left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1), title=f"AUPRC {report.auprc:.3f}")
-    right.plot(np.append(0.0, report.false_positive_rate), np.append(0.0, report.recall))
-    right.set(
-        xlabel="false positive rate", ylabel="recall", xlim=(0, 1), ylim=(0, 1), title=f"AUROC {report.auroc:.3f}"
-    )
-    figure.suptitle("From the banks' noised score histograms (held-out rows)")
-    return figure
 
 
 register_model = task(
     name="register model", cache_policy=NO_CACHE, persist_result=False, retries=2, retry_delay_seconds=5
-)(register)
+)(register_if_reachable)

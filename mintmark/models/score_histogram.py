@@ -29,10 +29,11 @@ from mintmark.plan import Campaign, PrivacyUnit
 from mintmark.privacy.mechanism import Contributions
 from mintmark.schema import Feature, FeatureKind, FeatureSchema
 
-FEW_CELLS, MANY_CELLS = 32, 128  # with noise, and without: the noise of a sum of cells grows with their number
-LOW, HIGH = -8.0, 4.0  # log-odds: the grid's ends, probabilities of .0003 and .982
+FEW_CELLS, MANY_CELLS = 24, 128  # with noise, and without: the noise of a sum of cells grows with their number
+LOW, HIGH = -10.0, 4.0  # log-odds: the grid's ends, probabilities of .00005 and .982
 REACH = {PrivacyUnit.CUSTOMER: 3.0, PrivacyUnit.TRANSACTION: 1.0}
-COUNT_PART, VALUE_PART = 0.8, 0.6  # c and b
+VALUE_PART = 0.4  # b
+COUNT_PART = (1 - VALUE_PART**2) ** 0.5  # c
 _UNCLIPPED = 1024.0  # rows: where no noise asks for a bound
 _MOST_HALVINGS = 6
 _EPOCH = date(1970, 1, 1)

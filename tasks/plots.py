@@ -1,0 +1,80 @@
+"""The pictures of a campaign's run in MLflow: curves with their intervals, figures by bank, group and week."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mintmark.evaluation import Curves
+from mintmark.evaluation_record import EvaluationRecord, Figure, Figures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Picture
+
+BAND = "95 % interval: noise and sample"
+
+
+def curves_figure(record: EvaluationRecord, curves: Curves) -> Picture:
+    """ROC and precision-recall curve of all banks' held-out rows."""
+    picture, (left, right) = _picture(2)
+    pooled, rate = record.pooled, record.false_positive_rate
+    for axes, x, (low, middle, high) in (
+        (left, curves.false_positive_rate, curves.recall),
+        (right, curves.recall_of_precision, curves.precision),
+    ):
+        axes.fill_between(x, low, high, alpha=0.25, linewidth=0, label=BAND)
+        axes.plot(x, middle)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02))
+        axes.legend(loc="lower right" if axes is left else "upper right", fontsize=8)
+    left.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+    left.set(xlabel="honest payments flagged", ylabel="frauds caught", title=f"ROC: AUROC {spoken(pooled.auroc)}")
+    right.set(xlabel="frauds caught (recall)", ylabel="alerts that are frauds (precision)")
+    right.set_title(f"Precision and recall: AUPRC {spoken(pooled.auprc)}")
+    caught = spoken(pooled.recall_at_false_positives)
+    picture.suptitle(f"{record.campaign}: of the frauds {caught} are caught when {rate:.1%} of the honest are flagged")
+    return picture
+
+
+def parts_figure(record: EvaluationRecord, parts: Mapping[str, Figures], what: str) -> Picture:
+    """AUPRC, and recall at the record's rate of false positives, of each part beside all rows."""
+    picture, (left, right) = _picture(2)
+    names = ["all rows", *parts]
+    every = [record.pooled, *parts.values()]
+    _bars(left, names, [figures.auprc for figures in every], "AUPRC")
+    title = f"frauds caught at {record.false_positive_rate:.1%} false alarms"
+    _bars(right, names, [figures.recall_at_false_positives for figures in every], title)
+    picture.suptitle(f"{record.campaign} by {what}; bars: {BAND}")
+    return picture
+
+
+def spoken(figure: Figure) -> str:
+    """A figure with its interval, or a dash.
+
+    >>> spoken(Figure(value=0.5, low=0.42, high=0.57)), spoken(Figure(value=None, low=None, high=None))
+    ('.500 (.420 to .570)', '-')
+    """
+    if figure.value is None or figure.low is None or figure.high is None:
+        return "-"
+    value, low, high = (f"{number:.3f}".removeprefix("0") for number in (figure.value, figure.low, figure.high))
+    return f"{value} ({low} to {high})"
+
+
+def _bars(axes: Axes, names: Sequence[str], figures: Sequence[Figure], title: str) -> None:
+    """A point with its interval for each name, first on top; what is not defined is left out."""
+    for place, figure in enumerate(figures):
+        if figure.value is not None and figure.low is not None and figure.high is not None:
+            reach = [[figure.value - figure.low], [figure.high - figure.value]]
+            axes.errorbar(figure.value, place, xerr=reach, fmt="o", capsize=3, color="C0" if place else "black")
+    axes.set_yticks(np.arange(len(names)), names)
+    axes.set(title=title, xlim=(0, 1.02), ylim=(len(names) - 0.5, -0.5))
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _picture(columns: int) -> tuple[Picture, Sequence[Axes]]:
+    from matplotlib.figure import Figure as Picture
+
+    picture = Picture(figsize=(4.6 * columns + 0.6, 4.2), layout="constrained")
+    return picture, np.atleast_1d(picture.subplots(1, columns)).tolist()
