@@ -93,7 +93,7 @@ def test_a_query_derives_the_columns(tmp_path: Path) -> None:
         ("SELECT * FROM frame", "CatalogException"),
         (
             "SELECT amount FROM input",
-            "expected the columns .*, got no channel, fraud, card, bank, test",
+            "expected the columns .*, got no channel, fraud, card, test, bank",
         ),
         ("SELECT *, 2 * amount AS amount FROM input", "expected each column once, got amount twice"),
         ("SELECT *, 2 * amount AS Amount FROM input", "expected each column once, got amount twice"),
@@ -190,7 +190,13 @@ def test_the_banks_files_hold_the_same_table(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read.features, built.features)
         np.testing.assert_array_equal(read.customers, built.customers)
         np.testing.assert_array_equal(read.labels, built.labels)
-        assert set(pq.read_schema(path).names) == {*schema.names, schema.label, schema.customer, schema.test}
+        assert set(pq.read_schema(path).names) == {
+            *schema.names,
+            schema.label,
+            schema.customer,
+            schema.test,
+            schema.time,
+        }
 
 
 def test_words_with_gaps_survive_the_way_to_the_bank(tmp_path: Path) -> None:

@@ -6,22 +6,34 @@ feature, random trees, score histograms), for both units, adding and removing.
 
 from __future__ import annotations
 
+import dataclasses
+from datetime import date
 from typing import Any
 
 import numpy as np
 import pytest
-from consortium import SCHEMA, payments
+from consortium import SCHEMA as PLAIN
+from consortium import payments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mintmark.campaign import LEARNERS, noise_for, shape_of
 from mintmark.models.learner import NoisySum, Query
 from mintmark.models.rows import code_table
-from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
+from mintmark.plan import AggregationTerms, Campaign, HeldOutWindow, PrivacyTerms, PrivacyUnit
 from mintmark.privacy.mechanism import LATTICE, bounded_sum
 from mintmark.table import Table, build_table
 
 ROUNDS = 3  # and the one that evaluates: each kind of question that a learner has
+AMOUNT, HOUR, PAYMENTS = PLAIN.features
+SCHEMA = dataclasses.replace(
+    PLAIN,  # and everything that an evaluation can count besides
+    features=(AMOUNT, dataclasses.replace(HOUR, fairness=True, fairness_edges=(6.0, 18.0)), PAYMENTS),
+    value="amount",
+    value_limit=400.0,
+    time="day",
+)
+WINDOW = HeldOutWindow(trained_from=date(2026, 1, 5), first_day=date(2026, 3, 2), weeks=2)
 RELEASES = [(learner, round_) for learner in LEARNERS for round_ in range(ROUNDS + 1)]
 Questions = dict[tuple[str, int], tuple[Any, Query]]
 
@@ -38,13 +50,15 @@ def terms(learner: str, clip: float, unit: PrivacyUnit) -> Campaign:
         aggregation=AggregationTerms(rule="weighted_mean", banks=1),
         cohort=("bank-0",),
         quorum=1,
+        held_out=WINDOW,
     )
 
 
 @pytest.fixture(scope="module")
 def questions() -> Questions:
     """State and question of each learner's rounds, from the sums of 400 other payments."""
-    rows, asked = code_table(build_table(SCHEMA, payments(400, seed=6)).train()), {}
+    columns = payments(400, seed=6) | {"day": np.full(400, np.datetime64("2026-03-03"))}
+    rows, asked = code_table(build_table(SCHEMA, columns).train()), {}
     for name, learner in LEARNERS.items():
         state = learner.start(terms(name, 1.0, PrivacyUnit.CUSTOMER), SCHEMA)
         for round_ in range(ROUNDS + 1):
@@ -67,6 +81,7 @@ def small_tables(draw: st.DrawFn) -> Table:
         "amount": column(st.one_of(st.sampled_from([1.0, 1000.0, 5e6]), st.floats(0.5, 1500))),
         "hour": column(st.sampled_from([0.0, 3.0, 12.0, 23.0, np.nan])),
         "payments": column(st.integers(-1, 60)).astype(float),
+        "day": np.datetime64("2026-02-27") + column(st.integers(0, 25)),
     }
     labels, cards = column(st.integers(0, 1)), column(st.integers(1, 3))
     labels[:2], cards[:2] = (0, 1), (1, 2)
@@ -75,8 +90,7 @@ def small_tables(draw: st.DrawFn) -> Table:
 
 def without(table: Table, rows: np.ndarray) -> Table:
     """The table with `rows` taken out, made as a bank makes the part that it trains on."""
-    kept = Table(table.schema, table.features, table.labels, table.customers, rows, table.clipped_share)
-    return kept.train()
+    return dataclasses.replace(table, test=rows).train()
 
 
 @pytest.mark.parametrize("unit", PrivacyUnit)

@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from duckdb.sqltypes import DOUBLE, VARCHAR
+from duckdb.sqltypes import DOUBLE, TIMESTAMP, VARCHAR, DuckDBPyType
 
 from mintmark.errors import DataError
 from mintmark.schema import FeatureSchema
-from mintmark.table import Columns, build_table
+from mintmark.table import Columns, build_table, columns_of
 
 MEMORY_LIMIT = "1500MB"
 MAX_BANKS = 100
@@ -83,7 +83,7 @@ def write_bank_files(banks: Mapping[str, Columns], schema: FeatureSchema, direct
     if wrong := [bank for bank in banks if not BANK_ID.fullmatch(bank)]:
         raise DataError(f"expected a bank's id to match {BANK_ID.pattern}, got {wrong[0][:80]!r}")
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    names = (*schema.names, schema.label, schema.customer, schema.test)
+    names = columns_of(schema)
     files = {bank: directory / f"{bank}.parquet" for bank in banks}
     for bank, columns in banks.items():
         partial = files[bank].with_suffix(".partial")
@@ -114,14 +114,11 @@ def _derive(connection: duckdb.DuckDBPyConnection, schema: FeatureSchema) -> Non
         connection.execute(f"CREATE VIEW prepared AS {query}")
         prepared = connection.view("prepared")  # it would rename a column that comes twice; DESCRIBE does not
         got = [name.lower() for name, *_ in connection.execute(f"DESCRIBE {query}").fetchall()]
-        needed = (*schema.names, schema.label, schema.customer, schema.bank, schema.test)
+        needed = (*columns_of(schema), schema.bank)
         _check_columns(needed, got)
         numeric = {name for name, kind in zip(got, prepared.types, strict=True) if kind.id in _NUMERIC}
         numeric -= {schema.customer.lower(), schema.bank.lower()}
-        columns = [
-            duckdb.ColumnExpression(name).cast(DOUBLE if name.lower() in numeric else VARCHAR).alias(name)
-            for name in needed
-        ]
+        columns = [duckdb.ColumnExpression(name).cast(_kind(name, schema, numeric)).alias(name) for name in needed]
         prepared.select(*columns).create("derived")
     except duckdb.Error as error:
         raise DataError(_sentence(error)) from None
@@ -176,7 +173,7 @@ def _fetch(
     connection: duckdb.DuckDBPyConnection, schema: FeatureSchema, value: str, numbers: dict[object, int]
 ) -> dict[str, npt.NDArray[np.generic]]:
     """The rows of one bank; `numbers` gives each customer of the file a number, in order of appearance."""
-    names = (*schema.names, schema.label, schema.test, schema.customer)
+    names = columns_of(schema)
     own = connection.table("derived").filter(duckdb.ColumnExpression(schema.bank) == duckdb.ConstantExpression(value))
     columns: dict[str, Any] = own.select(*map(duckdb.ColumnExpression, names)).fetchnumpy()
     cards = columns[schema.customer].tolist()
@@ -186,8 +183,15 @@ def _fetch(
     return {name: _unmasked(column) for name, column in columns.items()}
 
 
+def _kind(name: str, schema: FeatureSchema, numeric: set[str]) -> DuckDBPyType:
+    if name == schema.time:
+        return TIMESTAMP
+    return DOUBLE if name.lower() in numeric else VARCHAR
+
+
 def _unmasked(column: npt.NDArray[Any]) -> npt.NDArray[np.generic]:
     if column.dtype.kind == "O":
         return np.array(column.tolist(), dtype=object)
-    plain: npt.NDArray[np.generic] = np.ma.filled(column, np.nan)
+    absent = np.datetime64("NaT") if column.dtype.kind == "M" else np.nan
+    plain: npt.NDArray[np.generic] = np.ma.filled(column, absent)
     return plain

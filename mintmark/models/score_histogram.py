@@ -34,7 +34,7 @@ LOW, HIGH = -10.0, 4.0  # log-odds: the grid's ends, probabilities of .00005 and
 REACH = {PrivacyUnit.CUSTOMER: 3.0, PrivacyUnit.TRANSACTION: 1.0}
 VALUE_PART = 0.4  # b
 COUNT_PART = (1 - VALUE_PART**2) ** 0.5  # c
-_UNCLIPPED = 1024.0  # rows: where no noise asks for a bound
+_UNCLIPPED = 64.0  # rows: where no noise asks for a bound
 _MOST_HALVINGS = 6
 _EPOCH = date(1970, 1, 1)
 
