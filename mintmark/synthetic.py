@@ -272,5 +272,5 @@ SCHEMA = FeatureSchema(
     test="test",
     time="time",
     value="amount",
-    value_limit=1_000,
+    value_limit=500,
 )

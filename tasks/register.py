@@ -24,7 +24,7 @@ from mintmark.evaluation_record import EvaluationRecord
 from mintmark.plan import Agreed, Campaign, Digest
 from tasks.coordinator import Coordinator
 from tasks.plots import spoken
-from tasks.runs import CAMPAIGN_TAG, DIGEST_TAG, write_run
+from tasks.runs import CAMPAIGN_TAG, DIGEST_TAG, open_run, write_run
 from tasks.stored_model import booster_bytes, load_pipeline, read_model_file, store_model
 
 ALIAS = "challenger"
@@ -60,8 +60,10 @@ def register(
     coordinator: Coordinator, campaign: str, model_digest: str, record: EvaluationRecord, flow_run_page: str = ""
 ) -> RegisteredModel:
     """Register the campaign's model unless it is there, and point `challenger` at it unless a newer one has it."""
+    from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
     from mlflow.tracking import MlflowClient
 
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # two lines for every round
     artifact = coordinator.model(campaign, model_digest)
     name = f"{coordinator.settings.consortium}-fraud"
     client = MlflowClient(coordinator.settings.mlflow, coordinator.settings.mlflow)
@@ -70,9 +72,10 @@ def register(
         version = found[0]
     else:
         _ensure_registered(client, name)
-        run_id = write_run(coordinator, client, artifact, record, flow_run_page)
+        run_id = open_run(coordinator, client, artifact.campaign, model_digest)
         finished = learner_of(artifact.campaign).finished(replay(artifact, coordinator.schema))
         model_id, uri = store_model(client, coordinator.settings.mlflow, run_id, finished, coordinator.schema)
+        write_run(coordinator, client, run_id, artifact, record, flow_run_page)
         _, stored = read_model_file(client, coordinator.settings.mlflow, model_id)
         tags = {CAMPAIGN_TAG: campaign, DIGEST_TAG: model_digest, _FILE_TAG: digest(stored), _MODEL_TAG: model_id}
         version = client.create_model_version(

@@ -31,31 +31,50 @@ from tasks.records import RoundRecord, lineage, privacy_statement, read_rounds, 
 from tasks.suspicion import suspicion_figure
 
 CAMPAIGN_TAG, DIGEST_TAG, ROUND_TAG = "mintmark.campaign", "mintmark.model_digest", "mintmark.round"
+_COMPLETE_TAG = "mintmark.complete"
 _PARENT_TAG, _NOTE_TAG = "mlflow.parentRunId", "mlflow.note.content"
 
 
+def open_run(coordinator: Coordinator, client: Any, campaign: Campaign, model_digest: str) -> str:
+    """The campaign's run, made unless it is there; returns its id."""
+    consortium = coordinator.settings.consortium
+    experiment = client.get_experiment_by_name(consortium)
+    experiment_id = experiment.experiment_id if experiment else client.create_experiment(consortium)
+    for run in client.search_runs([experiment_id], _mine(campaign.name, model_digest)):
+        if ROUND_TAG not in run.data.tags:
+            return str(run.info.run_id)
+    opened = read_rounds(coordinator, campaign.name)[0].plan.opens_at
+    return str(
+        client.create_run(
+            experiment_id, _milliseconds(opened), _tags(campaign.name, model_digest), campaign.name
+        ).info.run_id
+    )
+
+
 def write_run(
-    coordinator: Coordinator, client: Any, artifact: ModelArtifact, record: EvaluationRecord, flow_run_page: str
-) -> str:
-    """The campaign's finished run, made or completed; returns its id."""
-    campaign, settings = artifact.campaign, coordinator.settings
-    experiment = client.get_experiment_by_name(settings.consortium)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(settings.consortium)
-    mine = f"tags.`{CAMPAIGN_TAG}` = '{campaign.name}' and tags.`{DIGEST_TAG}` = '{record.model_digest}'"
-    found = {run.data.tags.get(ROUND_TAG, ""): run for run in client.search_runs([experiment_id], mine)}
-    tags = {CAMPAIGN_TAG: campaign.name, DIGEST_TAG: record.model_digest}
-    if "" in found and found[""].info.status == "FINISHED":  # set last: all the rest is there
-        return str(found[""].info.run_id)
+    coordinator: Coordinator,
+    client: Any,
+    run_id: str,
+    artifact: ModelArtifact,
+    record: EvaluationRecord,
+    flow_run_page: str,
+) -> None:
+    """Write all that the campaign's run tells, unless it is complete. Call it after the model is stored: MLflow copies to a
+    model every metric that its run has."""
+    run, campaign = client.get_run(run_id), artifact.campaign
+    if _COMPLETE_TAG in run.data.tags:
+        return
+    found = {
+        child.data.tags.get(ROUND_TAG): child
+        for child in client.search_runs([run.info.experiment_id], _mine(campaign.name, record.model_digest))
+    }
     rounds = read_rounds(coordinator, campaign.name)
-    opened = _milliseconds(rounds[0].plan.opens_at)
-    if "" not in found:
-        found[""] = client.create_run(experiment_id, opened, tags, campaign.name)
-    run_id = str(found[""].info.run_id)
     for number, each in enumerate(rounds):
+        tags = {ROUND_TAG: str(number), _PARENT_TAG: run_id, _NOTE_TAG: _round_note(each)}
         child = found.get(str(number)) or client.create_run(
-            experiment_id,
+            run.info.experiment_id,
             _milliseconds(each.plan.opens_at),
-            tags | {ROUND_TAG: str(number), _PARENT_TAG: run_id, _NOTE_TAG: _round_note(each)},
+            _tags(campaign.name, record.model_digest) | tags,
             f"round {number}: evaluation" if each.plan.evaluates else f"round {number}",
         )
         _write_round(client, str(child.info.run_id), each)
@@ -65,7 +84,16 @@ def write_run(
     _log(client, run_id, _campaign_metrics(record, rounds), _terms(campaign, rounds))
     client.set_tag(run_id, _NOTE_TAG, run_note(campaign, record, rounds, flow_run_page))
     client.set_terminated(run_id, end_time=_milliseconds(rounds[-1].manifest.closed_at))
-    return run_id
+    client.set_tag(run_id, _COMPLETE_TAG, "yes")
+
+
+def _tags(campaign: str, model_digest: str) -> dict[str, str]:
+    return {CAMPAIGN_TAG: campaign, DIGEST_TAG: model_digest}
+
+
+def _mine(campaign: str, model_digest: str) -> str:
+    """The search for a campaign's runs."""
+    return f"tags.`{CAMPAIGN_TAG}` = '{campaign}' and tags.`{DIGEST_TAG}` = '{model_digest}'"
 
 
 def run_note(campaign: Campaign, record: EvaluationRecord, rounds: Sequence[RoundRecord], flow_run_page: str) -> str:
@@ -141,10 +169,10 @@ def _round_metrics(each: RoundRecord) -> Iterator[tuple[str, float]]:
 def _campaign_metrics(record: EvaluationRecord, rounds: Sequence[RoundRecord]) -> list[tuple[str, float, int, int]]:
     """(name, value, step, milliseconds) of all the campaign's metrics."""
     end = _milliseconds(rounds[-1].manifest.closed_at)
-    parts = {"evaluation": record.pooled, **{f"banks/{bank}": own for bank, own in record.banks.items()}}
+    parts = {"evaluation": record.pooled, **{f"evaluation of {bank}": own for bank, own in record.banks.items()}}
     found = [(name, value, 0, end) for part, own in parts.items() for name, value in _figures(part, own)]
     for step, own in enumerate(record.weeks.values()):
-        found += [(name, value, step, end) for name, value in _figures("weeks", own)]
+        found += [(name, value, step, end) for name, value in _figures("evaluation by week", own)]
     for number, each in enumerate(rounds):
         at = _milliseconds(each.manifest.closed_at)
         found += [(name, float(value), number, at) for name, value in _round_metrics(each)]

@@ -116,7 +116,7 @@ def test_crashes_between_steps_are_made_good(consortium: Consortium, monkeypatch
     def crash(*_: object) -> None:
         raise RuntimeError("crash")
 
-    for step in ("store_model", "read_model_file", "_point"):
+    for step in ("store_model", "write_run", "read_model_file", "_point"):
         with monkeypatch.context() as patched:
             patched.setattr(registering, step, crash)
             with pytest.raises(RuntimeError, match="crash"):

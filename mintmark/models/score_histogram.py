@@ -32,7 +32,7 @@ from mintmark.schema import Feature, FeatureKind, FeatureSchema
 FEW_CELLS, MANY_CELLS = 24, 128  # with noise, and without: the noise of a sum of cells grows with their number
 LOW, HIGH = -10.0, 4.0  # log-odds: the grid's ends, probabilities of .00005 and .982
 REACH = {PrivacyUnit.CUSTOMER: 3.0, PrivacyUnit.TRANSACTION: 1.0}
-VALUE_PART = 0.4  # b
+VALUE_PART = 0.5  # b
 COUNT_PART = (1 - VALUE_PART**2) ** 0.5  # c
 _UNCLIPPED = 64.0  # rows: where no noise asks for a bound
 _MOST_HALVINGS = 6
