@@ -216,7 +216,7 @@ def _middles(cells: int) -> Floats:
     """The probability in the middle of each cell, in log-odds."""
     edges = np.linspace(LOW, HIGH, cells - 1)
     half = (edges[1] - edges[0]) / 2
-    return 1 / (1 + np.exp(-np.append(edges - half, edges[-1] + half)))
+    return np.asarray(1 / (1 + np.exp(-np.append(edges - half, edges[-1] + half))))
 
 
 def _denoised_value(histogram: ScoreHistogram) -> Floats | None:

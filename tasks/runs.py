@@ -101,8 +101,9 @@ def run_note(campaign: Campaign, record: EvaluationRecord, rounds: Sequence[Roun
     pooled, privacy, window = record.pooled, campaign.privacy, campaign.held_out
     rate = f"{record.false_positive_rate:.1%}"
     lines = [
-        f"**{campaign.learner}** of {len(campaign.cohort)} banks after {campaign.rounds} training rounds. "
-        "No bank showed a row to anybody.",
+        f"**{spoken(pooled.recall_at_false_positives)} of the frauds caught at {rate} false alarms; AUPRC "
+        f"{spoken(pooled.auprc)}.** {campaign.learner}, {len(campaign.cohort)} banks, {campaign.rounds} training rounds; no "
+        "bank showed a row to anybody.",
         "",
         "| on held-out rows | value (95 % interval, noise included) |",
         "|---|---|",
@@ -183,9 +184,9 @@ def _figures(part: str, figures: Figures) -> Iterator[tuple[str, float]]:
     for name in Figures.model_fields:
         figure = getattr(figures, name)
         if figure.value is not None:
-            yield f"{part}/{name}", figure.value
-            yield f"{part}/{name}.low", figure.low
-            yield f"{part}/{name}.high", figure.high
+            yield f"{part}/{name}", round(figure.value, 4)  # the signed record has all digits
+            yield f"{part}/{name}.low", round(figure.low, 4)
+            yield f"{part}/{name}.high", round(figure.high, 4)
 
 
 def _terms(campaign: Campaign, rounds: Sequence[RoundRecord]) -> dict[str, object]:

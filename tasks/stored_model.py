@@ -11,8 +11,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mintmark.errors import ProtocolError
 from mintmark.models.scikit_pipeline import TRUSTED_TYPES
 from mintmark.schema import Feature, FeatureKind, FeatureSchema
@@ -35,12 +33,13 @@ def store_model(client: Any, tracking_uri: str, run_id: str, model: Any, schema:
 
 def read_model_file(client: Any, tracking_uri: str, model_id: str) -> tuple[str, bytes]:
     """Flavour and bytes of the stored model's one file. Raises `ProtocolError` for a flavour that might run code."""
+    import yaml  # type: ignore[import-untyped]
+
     described = yaml.safe_load(_read(client, tracking_uri, model_id, "MLmodel", _MAX_DESCRIPTION_BYTES))
-    flavors = described.get("flavors") if isinstance(described, dict) else None
-    kind = next(
-        (kind for kind in _FILES if isinstance(flavors, dict) and set(flavors) == {kind, "python_function"}), ""
-    )
-    if not kind:
+    found = described.get("flavors") if isinstance(described, dict) else None
+    flavors: dict[str, Any] = found if isinstance(found, dict) else {}
+    kind = next((kind for kind in _FILES if set(flavors) == {kind, "python_function"}), "")
+    if not kind or not all(isinstance(flavor, dict) for flavor in flavors.values()):
         raise ProtocolError(f"stored model: expected the flavour {' or '.join(_FILES)}, got another")
     own, function = flavors[kind], flavors["python_function"]
     named = own.get("data" if kind == "lightgbm" else "pickled_model")
@@ -99,7 +98,7 @@ def _log_model(tracking_uri: str, run_id: str, model: Any, schema: FeatureSchema
     """Log the model with its signature and an example; returns MLflow's record of it."""
     import lightgbm
     import mlflow
-    import pandas
+    import pandas  # type: ignore[import-untyped]
     import sklearn
     import skops
     from mlflow.models import ModelSignature
