@@ -102,8 +102,8 @@ def run_note(campaign: Campaign, record: EvaluationRecord, rounds: Sequence[Roun
     rate = f"{record.false_positive_rate:.1%}"
     lines = [
         f"**{spoken(pooled.recall_at_false_positives)} of the frauds caught at {rate} false alarms; AUPRC "
-        f"{spoken(pooled.auprc)}.** {campaign.learner}, {len(campaign.cohort)} banks, {campaign.rounds} training rounds; no "
-        "bank showed a row to anybody.",
+        f"{spoken(pooled.auprc)}.** {campaign.learner}, {len(campaign.cohort)} banks, {campaign.rounds} training rounds; "
+        "no bank showed a row to anybody.",
         "",
         "| on held-out rows | value (95 % interval, noise included) |",
         "|---|---|",
