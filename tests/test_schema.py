@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,43 @@ def test_a_schema_survives_its_text(features: list[Feature], query: str) -> None
     again = parse_schema(dump_schema(schema))
 
     assert again == schema and again.digest() == schema.digest()
+
+
+def test_what_evaluations_count_is_agreed_and_survives_its_text() -> None:
+    """Groups, value and its limit are part of the digest and are read back; the time column's name is the bank's own."""
+    grouped = (replace(AMOUNT, fairness=True, fairness_edges=(10, 100)), replace(CHANNEL, fairness=True))
+    whole = replace(SCHEMA, features=grouped, value="amount", value_limit=500, time="booked_at")
+    fewer = [
+        replace(whole, value_limit=400),
+        replace(whole, value="", value_limit=0),
+        replace(whole, features=SCHEMA.features),
+    ]
+
+    assert parse_schema(dump_schema(whole)) == whole
+    assert replace(whole, time="").digest() == whole.digest()
+    assert len({whole.digest(), SCHEMA.digest(), *(schema.digest() for schema in fewer)}) == 5
+    assert replace(SCHEMA, value="amount").value_limit == AMOUNT.upper
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda: replace(AMOUNT, fairness=True), "expected fairness_edges for numbers"),
+        (lambda: replace(AMOUNT, fairness_edges=(10.0,)), "expected fairness_edges for numbers"),
+        (lambda: replace(AMOUNT, fairness=True, fairness_edges=(100.0, 10.0)), "ascending fairness_edges"),
+        (lambda: replace(AMOUNT, fairness=True, fairness_edges=(1e9,)), "ascending fairness_edges"),
+        (lambda: replace(AMOUNT, fairness=True, fairness_edges=tuple(range(1, 9))), "at most 8 groups"),
+        (lambda: replace(SCHEMA, value="channel"), "expected value to name a feature of numbers"),
+        (lambda: replace(SCHEMA, value="nothing"), "expected value to name a feature of numbers"),
+        (lambda: replace(SCHEMA, value="amount", value_limit=1e6), "expected a value_limit up to"),
+        (lambda: replace(SCHEMA, value_limit=5), "expected no value_limit without a value"),
+        (lambda: replace(SCHEMA, time="amount"), "more than once"),
+    ],
+)
+def test_contradictory_evaluations_are_refused(change: Callable[[], object], message: str) -> None:
+    """Groups without edges, edges out of order or bounds, and a value that is none, are refused by name."""
+    with pytest.raises(DataError, match=message):
+        change()
 
 
 def test_a_linear_grid_is_even() -> None:
