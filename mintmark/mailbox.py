@@ -16,6 +16,8 @@ from typing import Protocol
 
 from mintmark.errors import ConflictError, ProtocolError, StorageError, TooLargeError
 
+CHAMPIONS = "public/champions/"
+CHAMPION_KEY = re.compile(r"public/champions/([0-9]{6})")
 PLAN_KEY = re.compile(r"public/campaigns/([a-z0-9][a-z0-9-]{0,39})/plans/([0-9]{4})-([0-9]{2})")
 
 
@@ -112,6 +114,10 @@ def evaluation_key(campaign: str) -> str:
 
 def registration_key(campaign: str) -> str:
     return f"public/campaigns/{campaign}/registration"
+
+
+def champion_key(number: int) -> str:
+    return f"{CHAMPIONS}{number:06d}"
 
 
 def update_key(bank: str, campaign: str, round: int, attempt: int) -> str:
