@@ -1,14 +1,18 @@
-"""Raw scores and reasons of a deployed model, for rows [n, F] in the agreed form.
+"""Raw scores and reasons of a model, for rows [n, F] in the agreed form.
 
-scorer = Scorer(deployed)
-scorer.raw(features)             # [n] log-odds
-scorer.contributions(features)   # [n, F + 1] log-odds, the last column the base; rows sum to raw(features)
+Scores of many rows come from LightGBM; what each feature adds, and with it the score of a single payment, from the compiled
+passes of `mintmark/models/shapley.py`, in a quarter of the time that LightGBM takes. Both agree to the last digits of a float64.
+
+    scorer = Scorer(deployed)        # or SharedScorer(text): the global model alone
+    scorer.raw(features)             # [n] log-odds
+    scorer.contributions(features)   # [n, F + 1] log-odds, the last column the base; rows sum to raw(features)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,63 +20,107 @@ import numpy.typing as npt
 from bank_node.personal.deployed import Deployed
 from bank_node.personal.stacking import CLIP
 from mintmark.models.lightgbm_text import load
+from mintmark.models.shapley import Forest, read_forest
 
 Floats = npt.NDArray[np.float64]
+
+
+class Scores(Protocol):
+    """What a model must answer to be scored with."""
+
+    def raw(self, features: Floats) -> Floats:
+        """Raw scores [n], in log-odds."""
+        ...
+
+    def contributions(self, features: Floats) -> Floats:
+        """What each feature adds to the raw score: [n, F + 1], the last column the base; rows sum to the raw score."""
+        ...
+
+
+class SharedScorer:
+    """The global model alone, from its LightGBM text."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def raw(self, features: Floats) -> Floats:
+        return mean_score([self._booster], features)
+
+    def contributions(self, features: Floats) -> Floats:
+        return self._forest.contributions(features)
+
+    @cached_property
+    def _booster(self) -> Any:
+        return load(self._text)
+
+    @cached_property
+    def _forest(self) -> Forest:
+        return read_forest([self._text])
 
 
 class Scorer:
     """The boosters of a deployed model. Parts of weight 0 are not asked for scores, but can be explained."""
 
     def __init__(self, deployed: Deployed) -> None:
-        self.stack = deployed.stack
-        self._own = [load(text) for text in deployed.own]
-        self._shared = [load(deployed.shared)]
-        self._corrections = [load(text) for text in deployed.corrected]
+        self.stack, self._texts = deployed.stack, (deployed.own, (deployed.shared,), deployed.corrected)
 
     def own(self, features: Floats) -> Floats:
         """Raw scores [n] of the bank's own model."""
-        return mean_score(self._own, features)
+        return mean_score(self._boosters[0], features)
 
     def shared(self, features: Floats) -> Floats:
         """Raw scores [n] of the global model."""
-        return mean_score(self._shared, features)
+        return mean_score(self._boosters[1], features)
 
     def raw(self, features: Floats) -> Floats:
         """Raw scores [n] of the deployed model, in log-odds."""
-        return self.stack.scores(self._parts(features))
+        own, shared, corrected = self.stack.weights
+        nothing = np.zeros(len(features))
+        shared_part = self.shared(features) if shared or corrected else nothing
+        return self.stack.scores(
+            [
+                self.own(features) if own else nothing,
+                shared_part,
+                shared_part + mean_score(self._boosters[2], features) if corrected else nothing,
+            ]
+        )
 
     def shared_contributions(self, features: Floats) -> Floats:
         """What each feature adds to the global model's raw score: [n, F + 1], the last column the base."""
-        return mean_score(self._shared, features, pred_contrib=True)
+        return self._forests[1].contributions(features)
 
     def contributions(self, features: Floats) -> Floats:
         """What each feature adds to the raw score: [n, F + 1], the last column the base; rows sum to the raw score.
 
-        SHAP values of the parts (Lundberg and others, 2020), summed with the stack's weights; where a part's score is
-        clipped its values shrink with it.
+        SHAP values of the parts, summed with the stack's weights; where a part's score is clipped its values shrink with it.
         """
-        explained = self._parts(features, pred_contrib=True)
-        total = np.zeros((len(features), features.shape[1] + 1))
-        for weight, part, score in zip(self.stack.weights, explained, self._parts(features), strict=True):
+        own, shared, correction = self._forests
+        weights, nothing = self.stack.weights, np.zeros((len(features), features.shape[1] + 1))
+        shared_part = shared.contributions(features) if weights[1] or weights[2] else nothing
+        parts = [
+            own.contributions(features) if weights[0] else nothing,
+            shared_part,
+            shared_part + correction.contributions(features) if weights[2] else nothing,
+        ]
+        total = np.zeros_like(nothing)
+        for weight, part in zip(weights, parts, strict=True):
+            score = part.sum(axis=1)
             kept = np.clip(score, -CLIP, CLIP) / np.where(score == 0, 1.0, score)
             total += weight * np.where(score == 0, 1.0, kept)[:, None] * part
         total[:, -1] += self.stack.intercept
         return total
 
-    def _parts(self, features: Floats, *, pred_contrib: bool = False) -> list[Floats]:
-        """The three parts' scores [n], or contributions [n, F + 1]; zeros where the weight is 0."""
-        own, shared, corrected = self.stack.weights
-        nothing = np.zeros((len(features), features.shape[1] + 1) if pred_contrib else len(features))
-        shared_part = mean_score(self._shared, features, pred_contrib=pred_contrib) if shared or corrected else nothing
-        return [
-            mean_score(self._own, features, pred_contrib=pred_contrib) if own else nothing,
-            shared_part,
-            shared_part + mean_score(self._corrections, features, pred_contrib=pred_contrib) if corrected else nothing,
-        ]
+    @cached_property
+    def _boosters(self) -> list[list[Any]]:
+        return [[load(text) for text in texts] for texts in self._texts]
+
+    @cached_property
+    def _forests(self) -> tuple[Forest, Forest, Forest]:
+        own, shared, correction = map(read_forest, self._texts)
+        return own, shared, correction
 
 
-def mean_score(boosters: Sequence[Any], features: Floats, *, pred_contrib: bool = False) -> Floats:
-    """The boosters' mean raw score [n], or contributions [n, F + 1]."""
-    how = {"pred_contrib": True} if pred_contrib else {"raw_score": True}
-    values: Floats = np.mean([np.asarray(booster.predict(features, **how)) for booster in boosters], axis=0)
+def mean_score(boosters: Sequence[Any], features: Floats) -> Floats:
+    """The boosters' mean raw score [n]."""
+    values: Floats = np.mean([np.asarray(booster.predict(features, raw_score=True)) for booster in boosters], axis=0)
     return values

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bank_node.personal.scorer import Scorer
+from bank_node.personal.scorer import Scores
 from bank_node.table import numpy_column
 from mintmark.errors import DataError
 from mintmark.schema import FeatureKind, FeatureSchema
@@ -43,7 +43,7 @@ class Scored:
 
 
 def score_file(
-    source: Path, target: Path, scorer: Scorer, schema: FeatureSchema, *, keep: tuple[str, ...] = (), reasons: int = 0
+    source: Path, target: Path, scorer: Scores, schema: FeatureSchema, *, keep: tuple[str, ...] = (), reasons: int = 0
 ) -> Scored:
     """Score every row of `source`; write `keep` columns, scores and as many reasons a row as asked into `target`.
 
@@ -121,7 +121,7 @@ def _features(batch: pa.RecordBatch, schema: FeatureSchema, outside: dict[str, i
 def _scored(
     batch: pa.RecordBatch,
     features: Floats,
-    scorer: Scorer,
+    scorer: Scores,
     schema: FeatureSchema,
     layout: pa.Schema,
     keep: tuple[str, ...],
