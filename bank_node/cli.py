@@ -14,6 +14,7 @@ from rich.console import Console
 from bank_node import ledger_cli
 from bank_node.options import HomeOption
 from bank_node.personal import cli as personal_cli
+from bank_node.serving import cli as serving_cli
 from mintmark.errors import MintmarkError
 
 app = typer.Typer(
@@ -119,6 +120,7 @@ def rehearse(
 
 
 personal_cli.register(app)
+serving_cli.register(app)
 
 
 def main() -> None:

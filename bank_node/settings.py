@@ -10,6 +10,7 @@ ledger/, anchor/       what it has spent; put the anchor on another disk
 outbox/                what was drawn and sent, so that a retry sends the same bytes
 cache/                 coded rows and scores between rounds (cache.py); may be deleted at any time
 deployed/              the model that scores transactions, and what was said of it; never leaves (personalise.py)
+champion/              the consortium's champion, kept so that scoring needs no network (serving/champions.py)
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class Home:
         self.outbox = self.path / "outbox"
         self.cache = self.path / "cache"
         self.deployed = self.path / "deployed"
+        self.champion = self.path / "champion"
         self.policy = self.path / "policy.toml"
         self.schema = self.path / "schema.toml"
         self.data = self.path / self.settings.data

@@ -73,15 +73,21 @@ def score(
     reasons: Annotated[
         int, typer.Option(min=0, help="How many reasons to give for each score: the features that raised it most.")
     ] = 0,
+    model: Annotated[
+        str, typer.Option(help="deployed (the bank's own), champion (the consortium's), or a campaign's name.")
+    ] = "deployed",
 ) -> None:
     """Score transactions with the deployed model: a probability, log-odds, and reasons if asked for."""
-    from bank_node.personal.deployed import load_deployed
-    from bank_node.personal.scorer import Scorer
     from bank_node.personal.scoring import score_file
+    from bank_node.serving.models import Site, open_model
+    from mintmark.s3 import S3Store
 
-    opened = _open(home)
-    scorer = Scorer(_fitting(load_deployed(opened.home.deployed, opened.signer.public_key), opened.schema))
-    scored = score_file(file, out, scorer, opened.schema, keep=tuple(keep or ()), reasons=reasons)
+    opened = Home(home)
+    site = Site(opened, lambda: S3Store(opened.storage()))
+    served = open_model(site, model)
+    if served.note:
+        print(served.note)
+    scored = score_file(file, out, served.scorer, site.schema, keep=tuple(keep or ()), reasons=reasons)
     for name, count in scored.outside.items():
         if count:
             print(f"{name}: {100 * count / scored.rows:.3f} % of the values lay outside what was agreed")

@@ -1,7 +1,7 @@
 """Raw scores and reasons of a model, for rows [n, F] in the agreed form.
 
-Scores of many rows come from LightGBM; what each feature adds, and with it the score of a single payment, from the compiled
-passes of `mintmark/models/shapley.py`, in a quarter of the time that LightGBM takes. Both agree to the last digits of a float64.
+Scores of many rows come from LightGBM. What each feature adds, and with it the score of a single payment, comes from the
+compiled passes of `mintmark/models/shapley.py`, in a quarter of the time that LightGBM takes. They agree to the last digits.
 
     scorer = Scorer(deployed)        # or SharedScorer(text): the global model alone
     scorer.raw(features)             # [n] log-odds
@@ -92,7 +92,7 @@ class Scorer:
     def contributions(self, features: Floats) -> Floats:
         """What each feature adds to the raw score: [n, F + 1], the last column the base; rows sum to the raw score.
 
-        SHAP values of the parts, summed with the stack's weights; where a part's score is clipped its values shrink with it.
+        SHAP values of the parts, summed with the stack's weights; where a part's score is clipped, its values shrink.
         """
         own, shared, correction = self._forests
         weights, nothing = self.stack.weights, np.zeros((len(features), features.shape[1] + 1))
