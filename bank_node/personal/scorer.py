@@ -1,7 +1,7 @@
 """Raw scores and reasons of a model, for rows [n, F] in the agreed form.
 
 Scores of many rows come from LightGBM. What each feature adds, and with it the score of a single payment, comes from the
-compiled passes of `mintmark/models/shapley.py`, in a quarter of the time that LightGBM takes. They agree to the last digits.
+compiled passes of `mintmark/models/shapley.py`, in a quarter of LightGBM's time. They agree to the last digits.
 
     scorer = Scorer(deployed)        # or SharedScorer(text): the global model alone
     scorer.raw(features)             # [n] log-odds
