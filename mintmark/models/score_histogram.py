@@ -105,11 +105,9 @@ class ScoreQuery:
     @cached_property
     def weights(self) -> Floats:
         """What an honest row and a fraud add in each score cell: [2, score_cells], powers of two but for one factor."""
-        middle = np.linspace(LOW, HIGH, self.score_cells)
-        honest = 2.0 ** -np.clip(np.ceil(-0.7 * middle), 0, _MOST_HALVINGS)
         privacy = self.campaign.privacy
         reach = _UNCLIPPED if privacy.epsilon is None else REACH[privacy.unit]
-        return np.stack([honest, np.ones(self.score_cells)]) * min(1.0, privacy.clip / reach)
+        return relative_weights(self.score_cells) * min(1.0, privacy.clip / reach)
 
     def digest(self) -> str:
         held_out = self.campaign.held_out
@@ -121,6 +119,12 @@ class ScoreQuery:
             "weeks": held_out.model_dump(mode="json") if held_out else None,
         }
         return digest(canonical_json(parts))
+
+
+def relative_weights(cells: int) -> Floats:
+    """What an honest row and a fraud add in each score cell, to the most that a row adds: [2, cells]."""
+    middle = np.linspace(LOW, HIGH, cells)
+    return np.stack([2.0 ** -np.clip(np.ceil(-0.7 * middle), 0, _MOST_HALVINGS), np.ones(cells)])
 
 
 def group_words(feature: Feature) -> tuple[str, ...]:
