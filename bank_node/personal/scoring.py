@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from bank_node.personal.scorer import Scores
 from bank_node.table import numpy_column
 from mintmark.errors import DataError
-from mintmark.schema import FeatureKind, FeatureSchema
+from mintmark.schema import Feature, FeatureKind, FeatureSchema
 from mintmark.table import bounded_values
 
 BATCH_ROWS = 50_000
@@ -58,9 +58,9 @@ def score_file(
         with pq.ParquetFile(source, buffer_size=_READ_BYTES, pre_buffer=False) as file:
             layout = _layout(file.schema_arrow, schema, keep, reasons)
             columns = [*schema.names, *(name for name in keep if name not in schema.names)]
-            with _appearing_whole(target) as partial, pq.ParquetWriter(partial, layout, compression="zstd") as writer:
+            with _appearing_whole(target) as partial, _writer(partial, layout, keep) as writer:
                 for batch in file.iter_batches(BATCH_ROWS, columns=columns):
-                    features = _features(batch, schema, outside)
+                    features = batch_features(batch, schema, outside)
                     writer.write_table(_scored(batch, features, scorer, schema, layout, keep, reasons))
                     rows += batch.num_rows
     except DataError as error:
@@ -70,6 +70,12 @@ def score_file(
             f"expected a readable Parquet file {source} and a writable {target}, got {type(error).__name__}"
         ) from None
     return Scored(rows, outside)
+
+
+def _writer(path: Path, layout: pa.Schema, keep: tuple[str, ...]) -> pq.ParquetWriter:
+    """Scores and log-odds are nearly all different: a dictionary of them would only cost time."""
+    repeated = [*keep, *(name for name in layout.names if pa.types.is_string(layout.field(name).type))]
+    return pq.ParquetWriter(path, layout, compression="zstd", use_dictionary=list(dict.fromkeys(repeated)))
 
 
 def _layout(file: pa.Schema, schema: FeatureSchema, keep: tuple[str, ...], reasons: int) -> pa.Schema:
@@ -104,18 +110,29 @@ def _is_word(found: pa.DataType) -> bool:
     return any(kind(found) for kind in kinds)
 
 
-def _features(batch: pa.RecordBatch, schema: FeatureSchema, outside: dict[str, int]) -> Floats:
+def batch_features(batch: pa.RecordBatch, schema: FeatureSchema, outside: dict[str, int]) -> Floats:
     """The batch's features [n, F] in the agreed form; adds to the counts of values outside."""
     features: Floats = np.empty((batch.num_rows, len(schema.features)))
     for column, feature in enumerate(schema.features):
         values = batch.column(feature.name)
-        if pa.types.is_dictionary(values.type):
-            values = values.dictionary_decode()
-        elif pa.types.is_null(values.type):
+        if pa.types.is_null(values.type):
             values = values.cast(pa.float64())
-        features[:, column], beyond = bounded_values(feature, numpy_column(pa.chunked_array([values])))
+        if feature.kind is FeatureKind.CATEGORY:
+            features[:, column], beyond = _coded(feature, values)
+        else:
+            features[:, column], beyond = bounded_values(feature, numpy_column(pa.chunked_array([values])))
         outside[feature.name] += beyond
     return features
+
+
+def _coded(feature: Feature, values: pa.Array) -> tuple[Floats, int]:
+    """A category's codes [n], and how many words are not in its list: every different word is looked up once."""
+    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+    at = encoded.indices.fill_null(len(encoded.dictionary)).to_numpy(zero_copy_only=False)
+    words = numpy_column(pa.chunked_array([encoded.dictionary]))
+    codes, _ = bounded_values(feature, words)
+    unknown = [bounded_values(feature, words[place : place + 1])[1] for place in range(len(words))]
+    return np.append(codes, np.nan)[at], int(np.append(unknown, 0).astype(np.int64)[at].sum())
 
 
 def _scored(
