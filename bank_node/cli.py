@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bank_node import ledger_cli
+from bank_node import backtest_cli, ledger_cli
 from bank_node.options import HomeOption
 from bank_node.personal import cli as personal_cli
 from bank_node.serving import cli as serving_cli
@@ -121,6 +121,7 @@ def rehearse(
 
 personal_cli.register(app)
 serving_cli.register(app)
+backtest_cli.register(app)
 
 
 def main() -> None:

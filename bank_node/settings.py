@@ -10,6 +10,7 @@ ledger/, anchor/       what it has spent; put the anchor on another disk
 outbox/                what was drawn and sent, so that a retry sends the same bytes
 cache/                 coded rows and scores between rounds (cache.py); may be deleted at any time
 deployed/              the model that scores transactions, and what was said of it; never leaves (personalise.py)
+checks/                what back-tests and drift found; never leaves (backtest.py, serving/drift.py)
 champion/              the consortium's champion, kept so that scoring needs no network (serving/champions.py)
 """
 

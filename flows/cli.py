@@ -12,6 +12,7 @@ from rich.console import Console
 from flows import liveness_cli, simulate_cli, status_cli, up_cli
 from flows.register_cli import register
 from infra.gateway import cli as gateway_cli
+from flows import drift_cli
 from mintmark.aggregation.rules import DEFAULT_RULE
 from mintmark.errors import MintmarkError
 
@@ -178,6 +179,9 @@ up_cli.register(app)
 
 
 app.command()(register)
+
+
+drift_cli.register(app)
 
 
 def main() -> None:

@@ -35,6 +35,14 @@ class Figure(Agreed):
         """Half of the interval's length."""
         return None if self.low is None or self.high is None else round((self.high - self.low) / 2, 12)
 
+    def told(self) -> str:
+        """In a few characters, for tables.
+
+        >>> Figure(value=0.5, low=0.4, high=0.625).told()
+        '0.500 (0.400 to 0.625)'
+        """
+        return "-" if self.value is None else f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
 
 class Figures(Agreed):
     """How good the model is on some held-out rows.

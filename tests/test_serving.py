@@ -42,12 +42,11 @@ class Unreachable(MemoryStore):
 
 @pytest.fixture(scope="module")
 def consortium(tmp_path_factory: pytest.TempPathFactory) -> Consortium:
-    """Two finished campaigns, the first of them promoted."""
+    """Two campaigns that are finished and evaluated."""
     consortium = Consortium(tmp_path_factory.mktemp("banks"))
     consortium.models = {}  # type: ignore[attr-defined]
     for name in ("cards", "cards-2"):
-        consortium.models[name] = consortium.run(consortium.campaign(name=name, epsilon=2.0), 3, name)  # type: ignore[attr-defined]
-        consortium.plan(consortium.models[name], name)  # type: ignore[attr-defined]
+        consortium.models[name] = consortium.run(consortium.campaign(name=name, epsilon=2.0), 4, name)  # type: ignore[attr-defined]
     return consortium
 
 
@@ -200,9 +199,9 @@ def test_a_newer_champion_takes_over_and_an_unsound_one_does_not(
     ("changes", "sentence"),
     [
         ({"schema_digest": "e" * 64}, "was made with the schema eeeeeeeeeeee"),
-        ({"model_digest": "e" * 64}, "expected the model eeeeeeeeeeee"),
+        ({"model_digest": "e" * 64}, "expected an object at public/campaigns/cards/models/eeeeeeeeeeee"),
         ({"campaign": "cards-2"}, "its model is of another campaign"),
-        ({"campaign": "cards-3", "model_digest": "e" * 64}, "campaign cards-3"),
+        ({"campaign": "cards-3", "model_digest": "e" * 64}, "expected an object at public/campaigns/cards-3"),
     ],
 )
 def test_a_champion_that_does_not_fit_is_refused(

@@ -39,7 +39,7 @@ def draw_comparison(path: Path, report: Report, labels: npt.NDArray[np.uint8], b
     right.set(xlabel="AUPRC gained over the bank's own model", title="Gain, 95 % interval (customers drawn anew)")
     kept = ": it keeps its own model" if report.keeps_own else ""
     figure.suptitle(f"{bank}{kept}")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_explanation(path: Path, explanation: Explanation, bank: str) -> None:
@@ -59,7 +59,7 @@ def draw_explanation(path: Path, explanation: Explanation, bank: str) -> None:
     left.legend(frameon=False)
     _swarm(right, explanation, names)
     figure.suptitle(f"{bank}: what the models look at")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _swarm(axes: Any, explanation: Explanation, names: list[str]) -> None:
@@ -82,7 +82,8 @@ def _swarm(axes: Any, explanation: Explanation, names: list[str]) -> None:
     axes.set_title("Deployed model, row by row (blue: low value, red: high, grey: missing)", fontsize=10)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a picture, whole or not at all."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=110)
     write_durably(path, picture.getvalue())

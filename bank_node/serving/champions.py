@@ -11,13 +11,14 @@ fails any check leaves the one before it in place.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from bank_node.personal.shared_model import SharedModel, fetch_shared_model
 from mintmark.canonical import digest
 from mintmark.champion import MAX_CHAMPION_BYTES, Champion, newest_champion
 from mintmark.errors import DataError, ProtocolError
-from mintmark.mailbox import ObjectStore, champion_key, get_required
+from mintmark.mailbox import ObjectStore, champion_key, get_required, model_key
 from mintmark.messages import MAX_ARTIFACT_BYTES, ModelArtifact
 from mintmark.privacy.ledger import write_durably
 from mintmark.schema import FeatureSchema
@@ -75,11 +76,22 @@ def champion_model(
     encoded = _read(path, MAX_ARTIFACT_BYTES)
     if encoded is not None and digest(encoded) == champion.model_digest:
         return _decoded(encoded, champion, schema)
-    shared = fetch_shared_model(store, coordinator_key, champion.campaign, schema)
-    model = _decoded(shared.artifact.encode(), champion, schema)
+    key = model_key(champion.campaign, champion.model_digest)
+    model = _decoded(get_required(store, key, max_bytes=MAX_ARTIFACT_BYTES), champion, schema)
+    made = fetch_shared_model(store, coordinator_key, champion.campaign, schema)
+    if _finished(model) != made.digest:
+        raise ProtocolError(
+            f"champion {champion.number}: expected the model that campaign {champion.campaign} made, got another one"
+        )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_durably(path, model.artifact.encode())
     return model
+
+
+def _finished(model: SharedModel) -> str:
+    """The digest of the model after its training rounds: champions are named with their evaluation's sums as well."""
+    artifact = model.artifact
+    return replace(artifact, history=artifact.history[: artifact.campaign.rounds]).digest()
 
 
 def _decoded(encoded: bytes, champion: Champion, schema: FeatureSchema) -> SharedModel:

@@ -15,9 +15,10 @@ import numpy as np
 from bank_node.personal.deployed import MAX_STATEMENT_BYTES, MODEL_FILE, load_deployed
 from bank_node.personal.scorer import Scorer, Scores, SharedScorer
 from bank_node.personal.shared_model import fetch_shared_model
-from bank_node.serving.champions import kept_champion, refresh_champion
+from bank_node.serving.champions import champion_model, kept_champion, refresh_champion
 from bank_node.settings import Home
 from mintmark.canonical import digest
+from mintmark.champion import all_champions
 from mintmark.envelope import load_signer
 from mintmark.errors import DataError, StorageError
 from mintmark.mailbox import ObjectStore
@@ -89,6 +90,32 @@ def newer_model(site: Site, served: ServedModel) -> ServedModel | None:
     else:
         return None  # a campaign's finished model stays what it is
     return warmed(newer, site.schema)
+
+
+def past_models(site: Site) -> tuple[dict[str, ServedModel], list[str]]:
+    """The deployed model if there is one, and every model that was ever champion, by name, the newest last; and sentences
+    on those that were made with another schema. Raises `DataError` when there is none of them."""
+    found: dict[str, ServedModel] = {}
+    left_out: list[str] = []
+    if default_alias(site.home) == DEPLOYED:
+        found[DEPLOYED] = _deployed(site)
+    store, known = site.reach(), set()
+    for champion in all_champions(store, site.coordinator_key):
+        if champion.model_digest in known:
+            continue  # a rollback names an older model again
+        known.add(champion.model_digest)
+        try:
+            shared = champion_model(store, site.coordinator_key, champion, site.home.champion, site.schema)
+        except DataError as error:
+            left_out.append(str(error))
+            continue
+        scorer = SharedScorer(shared.text())
+        found[f"{CHAMPION} {champion.number}"] = ServedModel(
+            CHAMPION, champion.campaign, shared.digest, scorer, champion.number
+        )
+    if not found:
+        raise DataError("; ".join(left_out) or "expected a past champion or a deployed model to test, got neither")
+    return found, left_out
 
 
 def warmed(served: ServedModel, schema: FeatureSchema) -> ServedModel:
