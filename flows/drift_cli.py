@@ -36,9 +36,9 @@ def drift(
     from tasks.coordinator import open_coordinator
 
     coordinator = open_coordinator(home)
-    histograms = [histogram_of(record_of(coordinator, campaign)) for campaign in (before, after)]
+    earlier, later = (histogram_of(record_of(coordinator, campaign)) for campaign in (before, after))
     key = int.from_bytes(hashlib.sha256(f"{before}/{after}".encode()).digest()[:16], "big")
-    drifts = score_drift(*histograms, np.random.Generator(np.random.Philox(key=key)))
+    drifts = score_drift(earlier, later, np.random.Generator(np.random.Philox(key=key)))
     grid = Grid(title=f"Scores of {after} beside those of {before}: population stability index")
     for heading in ("", "index, 95 % interval", "by noise and chance", "drift"):
         grid.add_column(heading)

@@ -122,4 +122,4 @@ def _same_shape(before: Floats, after: Floats) -> tuple[Floats, Floats]:
 def _binned(counts: Floats, side: int | None) -> Floats:
     """Counts [..., 2, m] of one class, or of both together, in `BINS` bins: [..., BINS]."""
     chosen = counts.sum(axis=-2) if side is None else counts[..., side, :]
-    return chosen.reshape(*chosen.shape[:-1], BINS, -1).sum(axis=-1)
+    return np.asarray(chosen.reshape(*chosen.shape[:-1], BINS, -1).sum(axis=-1))

@@ -60,7 +60,7 @@ def refresh_champion(
 def kept_champion(folder: Path, coordinator_key: bytes, schema: FeatureSchema) -> tuple[Champion, SharedModel]:
     """The champion that was taken last, without the mailbox. Raises `DataError` when there is none."""
     seen = seen_champion(folder, coordinator_key)
-    encoded = seen and _read(folder / f"{seen.model_digest}.model", MAX_ARTIFACT_BYTES)
+    encoded = None if seen is None else _read(folder / f"{seen.model_digest}.model", MAX_ARTIFACT_BYTES)
     if seen is None or encoded is None:
         raise DataError(f"{folder}: expected a champion kept from before, got none: the mailbox must be reached once")
     _check_schema(seen, schema)

@@ -71,7 +71,7 @@ def draw_drift(path: Path, measured: dict[str, Drift], title: str) -> None:
     figure = Figure(figsize=(8, 1.6 + 0.32 * len(names)), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(names))
-    axes.barh(places, [drift.index.value for drift in drawn], color=[COLOURS[drift.reading] for drift in drawn])
+    axes.barh(places, [drift.index.value or 0.0 for drift in drawn], color=[COLOURS[drift.reading] for drift in drawn])
     axes.plot(
         [drift.by_chance for drift in drawn], places, "|", color="#333333", markersize=12, label="by chance, 95 %"
     )
