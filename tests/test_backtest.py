@@ -185,7 +185,7 @@ def test_a_bank_sees_what_changed(home: Path, consortium: Consortium, tmp_path: 
     assert shown.exit_code == 0, shown.output
     found = json.loads((home / "checks" / "drift.json").read_text())["drift"]
     assert found["amount"]["drift"] == "strong"
-    assert found["score"]["drift"] != "none"  # how much depends on the model's noise
+    assert list(found)[:2] == ["score", "amount"]
     assert {found["hour"]["drift"], found["payments"]["drift"]} == {"none"}
     assert (home / "checks" / "drift.png").read_bytes().startswith(b"\x89PNG")
     pq.write_table(pa.table({"amount": [1.0]}), tmp_path / "m")
