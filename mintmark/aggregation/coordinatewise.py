@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mintmark.aggregation.mixture import BLOCK, Aggregate, Floats, Mixture, Updates, mixture_of, normalised
+from mintmark.aggregation.mixture import Aggregate, Floats, Mixture, Updates, mixture_of, normalised
 from mintmark.errors import AggregationError
 
 _ROUNDING = 1e-9  # of the weight: a smaller part of a bank is a rounding error of the cut, and would let 1e300 in
@@ -59,8 +59,8 @@ def trimmed_mean(updates: Updates | Mixture, weights: Floats | None, f: int, tri
                 f"got {trim}"
             )
         cut = trim
-    if (shares == shares[0]).all():
-        return _equal_trimmed_mean(mixture, cut)
+    if _alike(shares):
+        return _by_rank(mixture, _inside(shares[None], cut)[0])
     return _by_coordinate(mixture, shares, lambda values, stretch: _inside(stretch, cut))
 
 
@@ -75,6 +75,8 @@ def coordinate_median(updates: Updates | Mixture, weights: Floats | None, f: int
     mixture = mixture_of(updates)
     shares = normalised(weights, len(mixture))
     heaviest(shares, f)
+    if _alike(shares):
+        return _by_rank(mixture, _middle(shares[None])[0])
     return _by_coordinate(mixture, shares, lambda values, stretch: _middle(stretch))
 
 
@@ -131,24 +133,25 @@ def _by_coordinate(mixture: Mixture, shares: Floats, keep: Keep) -> Aggregate:
     return mixture.aggregate(vector, mixture.shares_of(counted / len(vector)), {})
 
 
-def _equal_trimmed_mean(mixture: Mixture, cut: float) -> Aggregate:
-    """The same for equal weights, where sorting alone will do. Banks that tie at a cut count alike for `shares`."""
-    count = len(mixture)
-    rank = _inside(np.full((1, count), 1 / count), cut)[0]
-    used = np.flatnonzero(rank)
-    low, high = int(used[0]), int(used[-1])
-    rank = rank[low : high + 1].astype(mixture.dtype)
+def _by_rank(mixture: Mixture, rank: Floats) -> Aggregate:
+    """The same for equal weights, where values count by their `rank` [m] alone (sum 1) and sorting them will do. Banks that
+    tie at the first or last rank that counts are alike for `shares`."""
+    from mintmark.aggregation.kernels import (
+        add_ranked,
+        sorting_network,
+    )  # compiled: loaded where something is aggregated
+
+    network = sorting_network(len(mixture))
     vector = np.empty(mixture.source.updates.shape[1])
-    inside = np.zeros(count, dtype=np.int64)
-    scratch = np.empty(BLOCK * count, dtype=mixture.dtype)
+    inside = np.zeros(len(mixture), dtype=np.int64)
     for at, block in mixture.blocks():
-        columns = scratch[: block.size].reshape(-1, count)
-        columns[...] = block.T
-        columns.sort(axis=1)
-        vector[at] = np.einsum("cr,r->c", columns[:, low : high + 1], rank)
-        within = (block >= columns[:, low].copy()) & (block <= columns[:, high].copy())
-        inside += [np.count_nonzero(row) for row in within]
+        whole = np.int32 if block.dtype == np.float32 else np.int64
+        add_ranked(block, block.view(whole), network, rank, vector[at], inside)
     return mixture.aggregate(vector, mixture.shares_of(inside / inside.sum()), {})
+
+
+def _alike(shares: Floats) -> bool:
+    return bool((shares == shares[0]).all())
 
 
 def _inside(stretch: Floats, cut: float) -> Floats:

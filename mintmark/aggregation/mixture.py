@@ -33,7 +33,6 @@ BLOCK = 2048  # coordinates at once; products of 21-bit numbers add up exactly t
 _BITS = 21
 _RANGE = 600  # binary orders of magnitude of a squared length, either way, that need no scaling
 _PULL = 300  # binary orders of magnitude above the median row
-_ADDED_AT_ONCE = 16  # float32 rows added in float32, before they go into a float64 sum
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,18 +84,15 @@ class Rows:
 
     def combination(self, coefficients: Floats) -> Floats:
         """coefficients @ updates, in one pass: [n] -> [d]. Raises `AggregationError` when the result is not finite."""
-        own = coefficients.astype(self.updates.dtype)
-        in_place = self.updates.flags.c_contiguous and bool((self.order == np.arange(len(self))).all())
-        added_at_once = _ADDED_AT_ONCE if self.updates.dtype == np.float32 else len(self)
+        from mintmark.aggregation.kernels import add_rows  # compiled: loaded where something is aggregated
+
         vector = np.empty(self.updates.shape[1])
-        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            blocks = ((at, self.updates[:, at]) for at in self._slices(8 * BLOCK))
-            for at, block in blocks if in_place else self._copies(BLOCK):
-                total = np.zeros(block.shape[1])
-                for first in range(0, len(self), added_at_once):
-                    some = slice(first, first + added_at_once)
-                    total += np.einsum("n,nc->c", own[some], block[some])
-                vector[at] = total
+        if self.updates.flags.c_contiguous:
+            add_rows(self.updates, self.order, coefficients, vector)
+        else:
+            as_they_come = np.arange(len(self))
+            for at, block in self._copies(BLOCK):
+                add_rows(block, as_they_come, coefficients, vector[at])
         if not np.isfinite(vector).all():
             raise AggregationError("expected finite updates whose sum stays finite, got NaN or infinity")
         return vector
@@ -140,19 +136,18 @@ class Rows:
         return products
 
     def _products(self, first: Floats, second: Floats, centre: int | None) -> Floats:
+        from mintmark.aggregation.kernels import centre_rows  # compiled: loaded where something is aggregated
+
         count = len(self) + 1
-        total = np.zeros((count, count))
+        total, largest = np.zeros((count, count)), np.empty(count)
         scaled = not ((first == 1).all() and (second == 1).all())
         fine = self.updates.dtype != np.float32
-        scratch, spare = np.empty((2, count * BLOCK))
+        scratch = np.empty(count * BLOCK)
         for _, block in self.blocks():
+            own = block * first[:, None] * second[:, None] if scaled else block
             rows = scratch[: count * block.shape[1]].reshape(count, -1)
-            rows[:-1], rows[-1] = block, 0.0
-            if scaled:
-                rows[:-1] *= first[:, None]
-                rows[:-1] *= second[:, None]
-            rows -= rows[:-1].mean(axis=0) if centre is None else rows[centre].copy()
-            total += exact_products(rows, spare[: rows.size].reshape(rows.shape), fine=fine)
+            centre_rows(own, -1 if centre is None else centre, rows, largest)
+            total += exact_products(rows, largest, fine=fine)
         return total
 
     def _largest_exponents(self) -> npt.NDArray[np.int64]:
@@ -163,18 +158,20 @@ class Rows:
         return np.where(largest > 0, np.frexp(largest)[1], -1000).astype(np.int64)
 
 
-def exact_products(rows: Floats, spare: Floats, *, fine: bool) -> Floats:
-    """rows @ rows.T of each row rounded to 21 (`fine`: 42) bits below its largest entry. Overwrites `rows` and `spare`."""
-    largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+def exact_products(rows: Floats, largest: Floats, *, fine: bool) -> Floats:
+    """rows @ rows.T of each row rounded to 21 (`fine`: 42) bits below its `largest` entry. Overwrites `rows`."""
+    from mintmark.aggregation.kernels import round_rows
+
     exponent = np.maximum(np.frexp(largest)[1], -900) - _BITS
-    rows *= np.ldexp(1.0, -exponent)[:, None]
-    high = np.rint(rows, out=spare)
-    products = high @ high.T
+    exact = rows.copy() if fine else rows
+    round_rows(rows, np.ldexp(1.0, -exponent))
+    products = rows @ rows.T
     if fine:
-        rows -= high
-        rows *= 2.0**_BITS
-        low = np.rint(rows, out=rows)
-        cross = high @ low.T
+        exact *= np.ldexp(1.0, -exponent)[:, None]
+        exact -= rows
+        exact *= 2.0**_BITS
+        low = np.rint(exact, out=exact)
+        cross = rows @ low.T
         products += (cross + cross.T) * 2.0**-_BITS + (low @ low.T) * 2.0 ** (-2 * _BITS)
     step = np.ldexp(1.0, exponent)
     return np.asarray(products * step[:, None] * step)
