@@ -34,6 +34,7 @@ ONLY_IN = {
         "tasks/stored_model.py",
     ),
     "numba": ("mintmark/models/kernels.py", "mintmark/models/shapley_kernel.py", "mintmark/privacy/kernels.py"),
+    "numba": ("mintmark/models/kernels.py", "mintmark/privacy/kernels.py", "mintmark/aggregation/kernels.py"),
     "duckdb": ("infra/embedded/dataset.py",),
     "opendp": ("mintmark/privacy/mechanism.py", "bank_node/local_round.py"),
     "dp_accounting": ("mintmark/privacy/accountant.py", "bank_node/local_round.py"),
