@@ -144,19 +144,20 @@ class Round:
         self._rejected.append(outcome)
         return outcome
 
-    def close(self, *, screened: bool = False) -> Closed:
-        """Screen the accepted updates against each other, unless a manifest names them as `screened` already."""
+    def close(self, *, screened: bool = False, doubted: Collection[str] = ()) -> Closed:
+        """Screen the accepted updates against each other, unless a manifest names them as `screened` already. `doubted` are
+        banks whose sums were refused in an earlier round of the campaign."""
         if not screened and self._accepted:
-            self._screen()
+            self._screen(doubted)
         ordered = tuple(self._accepted[bank] for bank in sorted(self._accepted))
         lacks = shortfall(self.plan.campaign, self._roster, self._accepted.keys())
         return Closed(ordered, tuple(self._rejected), self.missing, lacks)
 
-    def _screen(self) -> None:
+    def _screen(self, doubted: Collection[str]) -> None:
         ordered = tuple(self._accepted[bank] for bank in sorted(self._accepted))
         banks, updates, sizes = _matrix(self._roster, ordered)
         noise, f = self.plan.noise_scale / LATTICE, self.plan.campaign.aggregation.byzantine
-        for rejection in screen(banks, updates, sizes, noise=noise, f=f):
+        for rejection in screen(banks, updates, sizes, noise=noise, f=f, doubted=doubted):
             del self._accepted[rejection.bank]
             self._rejected.append(rejection)
 

@@ -1,8 +1,9 @@
 r"""A whole campaign in memory, for research and benchmarks: what banks and coordinator compute, without what lies between.
 
-The learner, clipping, lattice, noise scale, wire rounding and robust rule are those in use, so a model made here is the
-one that the protocol makes (with the noise off: to the byte). Left out: keys, mailbox, policies, ledgers and stragglers;
-every bank answers every round. Nothing here protects anybody: it holds all banks' rows in one place.
+The learner, clipping, lattice, noise scale, wire rounding, screening against the others and robust rule are those in use,
+so a model made here is the one that the protocol makes (with the noise off: to the byte). Left out: keys, mailbox,
+policies, ledgers and stragglers; every bank answers every round. Nothing here protects anybody: it holds all banks' rows
+in one place.
 
 >>> from mintmark.plan import AggregationTerms, PrivacyTerms
 >>> from mintmark.synthetic import simulate
@@ -22,14 +23,15 @@ every bank answers every round. Nothing here protects anybody: it holds all bank
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from mintmark.aggregation.cohort import combine
+from mintmark.aggregation.cohort import CohortTotal, combine
+from mintmark.aggregation.screening import Rejection, screen
 from mintmark.campaign import learner_of, noise_for, shape_of
 from mintmark.messages import ModelArtifact, decode_sums, encode_sums
 from mintmark.models.learner import NoisySum, Query
@@ -55,11 +57,13 @@ class Noise(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SettledRound:
-    """After a round: the learner's `state`, the `artifact` it follows from, and each bank's share [n] in the round."""
+    """After a round: the learner's `state`, the `artifact` it follows from, each bank's share [n] in the round, and the
+    banks that screening has refused so far."""
 
     state: Any
     artifact: ModelArtifact
     shares: Floats
+    doubted: frozenset[str]
 
 
 def seeded_gaussian(generator: np.random.Generator) -> Noise:
@@ -115,6 +119,7 @@ def simulate_coded(
     bands = sizes or {bank: rows_band(len(rows)) for bank, rows in training.items()}
     weights = np.array([bands[bank] for bank in campaign.cohort], dtype=np.float64)
     artifact, state = ModelArtifact(campaign), learner.start(campaign, schema)
+    doubted: set[str] = set()
     rows = {bank: training[bank] for bank in campaign.cohort}
     for number in range(campaign.rounds + (held_out is not None)):
         if held_out is not None and number == campaign.rounds:
@@ -125,12 +130,26 @@ def simulate_coded(
         updates = np.array([_update(campaign, state, query, own, noise) for own in rows.values()])
         if attack is not None:
             updates = attack(number, updates)
-        terms = campaign.aggregation
-        total = combine(terms.chain, terms.byzantine, sizes=weights, updates=updates, noise=scale / LATTICE)
+        total, shares, refused = screened_total(campaign, weights, updates, scale / LATTICE, doubted)
+        doubted |= {rejection.bank for rejection in refused}
         settled = NoisySum(total.vector.reshape(shape_of(query)), total.noise)
         artifact = ModelArtifact(campaign, (*artifact.history, settled))
         state = learner.settle(state, query, settled)
-        yield SettledRound(state, artifact, total.shares)
+        yield SettledRound(state, artifact, shares, frozenset(doubted))
+
+
+def screened_total(
+    campaign: Campaign, sizes: Floats, updates: Floats, noise: float, doubted: Collection[str] = ()
+) -> tuple[CohortTotal, Floats, tuple[Rejection, ...]]:
+    """What screening leaves of the updates [n, d], made one by the campaign's rule; each bank's share [n] in it; and who
+    was refused."""
+    terms, shares = campaign.aggregation, np.zeros(len(sizes))
+    refused = screen(campaign.cohort, updates, sizes, noise=noise, f=terms.byzantine, doubted=doubted)
+    gone = {rejection.bank for rejection in refused}
+    kept = [place for place, bank in enumerate(campaign.cohort) if bank not in gone]
+    total = combine(terms.chain, terms.byzantine, sizes=sizes[kept], updates=updates[kept], noise=noise)
+    shares[kept] = total.shares
+    return total, shares, refused
 
 
 def _check_cohort(campaign: Campaign, banks: Mapping[str, object]) -> None:

@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from mintmark import mailbox
 from mintmark.aggregation.report import MAX_REPORT_BYTES, AggregationReport, last_suspicion
+from mintmark.aggregation.screening import refused_for_content
 from mintmark.campaign import learner_of, replay, shape_of
 from mintmark.canonical import digest
 from mintmark.errors import ProtocolError, TooLargeError
@@ -36,8 +37,10 @@ def settle_round(coordinator: Coordinator, plan: RoundPlan, answered: Mapping[st
     shape = shape_of(learner_of(plan.campaign).query(replay(artifact, coordinator.schema)))
     roster = coordinator.roster_at(plan.roster_version)
     manifest = read_manifest(coordinator, plan)
+    earlier = reports_before(coordinator, plan)
     if manifest is None:
-        judged = _judge(coordinator, plan, roster, shape, answered).close()
+        doubted = {bank for told in earlier for bank in refused_for_content(told.rejected)}
+        judged = _judge(coordinator, plan, roster, shape, answered).close(doubted=doubted)
         manifest = _write_once(coordinator, plan, _manifest(coordinator, plan, judged, answered, now))
     named = [update.bank for update in manifest.accepted]
     closed = _judge(coordinator, plan, roster, shape, named).close(screened=True)
@@ -45,7 +48,7 @@ def settle_round(coordinator: Coordinator, plan: RoundPlan, answered: Mapping[st
         raise ProtocolError(f"round {plan.round}: the mailbox's updates are not those that the manifest names")
     closed = replace(closed, rejected=manifest.rejected, late=manifest.late)
     closed.check_quorum(plan)
-    made = report(plan, roster, closed, suspicion_before(coordinator, plan))
+    made = report(plan, roster, closed, last_suspicion(earlier))
     key = mailbox.report_key(plan.campaign.name, plan.round, plan.attempt)
     coordinator.store.put_once(key, made.signed(coordinator.signer))  # the first one stands; no model follows from it
     total = settle(plan, roster, closed, shape)
@@ -88,10 +91,10 @@ def _judge(
     return round_
 
 
-def suspicion_before(coordinator: Coordinator, plan: RoundPlan) -> dict[str, float]:
-    """Each bank's suspicion after the rounds before this one."""
+def reports_before(coordinator: Coordinator, plan: RoundPlan) -> list[AggregationReport]:
+    """What the rounds before this one left: each bank's suspicion, and who was refused."""
     store, key = coordinator.store, coordinator.signer.public_key
-    return last_suspicion(read_reports(store, plan.campaign.name, key, plan.round))
+    return read_reports(store, plan.campaign.name, key, plan.round)
 
 
 def read_reports(

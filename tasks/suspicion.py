@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mintmark.aggregation.report import ALARM, AggregationReport
+from mintmark.aggregation.report import ALARM, AggregationReport, suspicion_by_round
 
 
 def suspicion_figure(reports: Sequence[AggregationReport]) -> Any:
@@ -14,14 +14,9 @@ def suspicion_figure(reports: Sequence[AggregationReport]) -> Any:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    banks = sorted({figures.bank for report in reports for figures in report.accepted})
-    for bank in banks:
-        line = [
-            (number, figures.suspicion)
-            for number, report in enumerate(reports)
-            for figures in report.accepted
-            if figures.bank == bank
-        ]
+    rounds = suspicion_by_round(reports)
+    for bank in sorted({bank for suspicion in rounds for bank in suspicion}):
+        line = [(number, suspicion[bank]) for number, suspicion in enumerate(rounds) if bank in suspicion]
         axes.plot(*zip(*line, strict=True), marker=".", label=bank)
     axes.axhline(ALARM, color="black", linestyle="--", linewidth=1)
     axes.annotate("from here on: ask the bank", (0, ALARM), xytext=(0, 4), textcoords="offset points", fontsize=8)

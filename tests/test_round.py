@@ -211,7 +211,7 @@ def test_liars_do_not_move_the_trimmed_mean(tmp_path: Path) -> None:
         totals = []
         for lie in (0, 300 * 2**26):
             consortium = Consortium(tmp_path / f"{rule}{lie}", sizes=(300,) * 5)
-            plan = consortium.plan(consortium.campaign(rule=rule, byzantine=byzantine, trim=trim, quorum=5))
+            plan = consortium.plan(consortium.campaign(rule=rule, byzantine=byzantine, trim=trim, quorum=4))
             for number, name in enumerate(consortium.banks):
                 vector = np.full(COORDINATES, (number + 1) * 2**20)
                 vector[0] += lie if name == "bank-0" else 0

@@ -20,7 +20,9 @@ from mintmark.aggregation.report import (
     distances,
     evidence_of,
     is_suspicious,
+    last_suspicion,
     suspicion_after,
+    suspicion_by_round,
 )
 from mintmark.aggregation.screening import RejectionReason, screen
 from mintmark.campaign import learner_of, replay, shape_of
@@ -74,6 +76,52 @@ def test_equal_updates_are_refused_where_there_is_noise() -> None:
     rejected = screen(BANKS, updates, sizes, noise=3.0, f=2)
     assert [(r.bank, r.reason) for r in rejected] == [(BANKS[k], RejectionReason.SAME_AS_ANOTHER) for k in (4, 6)]
     assert screen(BANKS, updates, sizes, noise=0.0, f=2) == ()
+
+
+SIZES = np.array([64.0, 64, 32, 32, 32, 16, 16, 16])
+
+
+@pytest.mark.parametrize("noise", [0.0, 5.0, 20.0])
+@pytest.mark.parametrize("liars", [[0], [0, 1], [0, 7], [3, 4]])
+def test_who_says_the_opposite_is_refused(noise: float, liars: list[int]) -> None:
+    """Alone or two together; and none of the honest, whom they push against."""
+    updates = honest(3, SIZES, noise)
+    updates[liars] *= -1
+    refused = screen(BANKS, updates, SIZES, noise=noise, f=2)
+    assert {rejection.reason for rejection in refused} == {RejectionReason.AGAINST_THE_OTHERS}
+    assert [rejection.bank for rejection in refused] == [BANKS[liar] for liar in liars]
+
+
+@pytest.mark.parametrize("liars", [[0], [0, 7], [6, 7]])
+def test_a_lie_as_long_as_the_noise_is_refused(liars: list[int]) -> None:
+    """Noise of that length points nowhere; a lie that hides in it and points against the others is seen by that, though two
+    liars outweigh all others' sum."""
+    updates = honest(3, SIZES, 200.0)
+    others = updates[1:6].sum(axis=0)
+    updates[liars] = -others / np.linalg.norm(others) * 200 * 20
+    updates[liars] += np.random.default_rng(1).standard_normal((len(liars), 400))
+    refused = screen(BANKS, updates, SIZES, noise=200.0, f=2)
+    assert [rejection.bank for rejection in refused] == [BANKS[liar] for liar in liars]
+
+
+def test_no_allowance_for_banks_that_were_refused_before() -> None:
+    """A push against the others that noise could explain is let pass, but not from a bank that is doubted."""
+    updates = honest(4, SIZES, 100.0)
+    total = updates[1:].sum(axis=0)
+    direction = total / np.linalg.norm(total)
+    updates[0] += (-200.0 - updates[0] @ direction) * direction  # two standard deviations
+    assert screen(BANKS, updates, SIZES, noise=100.0, f=2) == ()
+    (refused,) = screen(BANKS, updates, SIZES, noise=100.0, f=2, doubted={BANKS[0]})
+    assert (refused.bank, refused.reason) == (BANKS[0], RejectionReason.AGAINST_THE_OTHERS)
+    assert screen(BANKS, updates, SIZES, noise=100.0, f=0, doubted={BANKS[0]}) == ()
+
+
+def test_who_is_louder_than_its_size_is_refused() -> None:
+    """A small bank that sends what a large one does, in the others' own direction, is refused for its norm."""
+    updates = honest(5, SIZES, 20.0)
+    updates[7] = 6 * updates[7]
+    (refused,) = screen(BANKS, updates, SIZES, noise=20.0, f=1)
+    assert (refused.bank, refused.reason) == (BANKS[7], RejectionReason.NORM_TOO_LARGE)
 
 
 @pytest.mark.parametrize("attack", ["opposite", "shifted"])
@@ -136,9 +184,9 @@ def test_a_copy_is_refused_in_the_round(consortium: Consortium) -> None:
     assert consortium.settle(plan) == model
 
 
-def test_suspicion_carries_on_and_is_only_told(consortium: Consortium) -> None:
-    """A bank that always says the opposite is named after some rounds, and is still in every one of them."""
-    digest = consortium.campaign(rounds=5, rule="trimmed_mean", byzantine=1, trim=0.3, quorum=4)
+def lying_rounds(consortium: Consortium, says: float) -> list[AggregationReport]:
+    """Five rounds in which bank-1 says `says` times what the others do."""
+    digest = consortium.campaign(rounds=5, rule="trimmed_mean", byzantine=1, trim=0.34, quorum=3)
     for number in range(5):
         plan = consortium.plan(digest)
         artifact = consortium.coordinator.model("cards", digest)
@@ -146,14 +194,31 @@ def test_suspicion_carries_on_and_is_only_told(consortium: Consortium) -> None:
         rng = np.random.default_rng(number)
         truth = rng.standard_normal(width) * 80 * 2**26 / np.sqrt(width)
         for name in consortium.banks:
-            sums = (-truth if name == "bank-1" else truth) + rng.standard_normal(width) * 2**24
+            sums = (says if name == "bank-1" else 1.0) * truth + rng.standard_normal(width) * 2**24
             post(consortium, name, plan, forge(consortium, name, plan, sums=sums.astype(np.int64)))
         digest = consortium.settle(plan)
         consortium.now += timedelta(seconds=10)
-    made = reports(consortium)
+    return reports(consortium)
+
+
+def test_suspicion_carries_on_and_is_only_told(consortium: Consortium) -> None:
+    """A bank that says nothing of what the others say is named after some rounds, and is still in every one of them."""
+    made = lying_rounds(consortium, says=0.0)
     assert made[-1].suspicious == ("bank-1",)
     assert made[0].suspicious == ()
     assert all("bank-1" in [figures.bank for figures in report.accepted] for report in made)
+
+
+def test_who_says_the_opposite_is_refused_and_named(consortium: Consortium) -> None:
+    """In every round, with its figure; its suspicion grows by each refusal, and nobody else is suspicious."""
+    made = lying_rounds(consortium, says=-1.0)
+    for report in made:
+        (rejection,) = report.rejected
+        assert (rejection.bank, rejection.reason) == ("bank-1", RejectionReason.AGAINST_THE_OTHERS)
+        assert "in the direction of the others, got -" in rejection.detail
+    rounds = suspicion_by_round(made)
+    assert [suspicion["bank-1"] for suspicion in rounds] == [ALARM * number for number in range(1, 6)]
+    assert [bank for bank, suspicion in last_suspicion(made).items() if is_suspicious(suspicion)] == ["bank-1"]
 
 
 def test_suspicion_is_plotted(consortium: Consortium) -> None:

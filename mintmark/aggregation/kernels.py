@@ -111,8 +111,8 @@ def add_ranked(block: Floats | Single, bits: Ints, network: Ints, weights: Float
     fastmath={"nnan", "nsz"},  # several maxima at once; sums keep their order
 )
 def centre_rows(block: Floats | Single, centre: int, rows: Floats, largest: Floats) -> None:
-    """rows [n + 1, c] = those of `block` [n, c] and (last) zero, all less row `centre`, or less their mean for -1; `largest`
-    [n + 1] becomes each one's largest absolute value. Values are finite."""
+    """rows [n + 1, c] = those of `block` [n, c], which are finite, and (last) zero, all less row `centre`, or less their
+    mean for -1; `largest` [n + 1] becomes each one's largest absolute value."""
     count = len(block)
     middle = rows[count]
     middle[:] = 0.0
@@ -128,13 +128,12 @@ def centre_rows(block: Floats | Single, centre: int, rows: Floats, largest: Floa
         if row < count:
             own = block[row]
             for column in range(len(middle)):
-                value = own[column] - middle[column]
-                target[column] = value
-                most = max(most, abs(value))
+                target[column] = own[column] - middle[column]
         else:
             for column in range(len(middle)):
                 target[column] = -middle[column]
-                most = max(most, abs(target[column]))
+        for column in range(len(middle)):
+            most = max(most, abs(target[column]))
         largest[row] = most
 
 
@@ -160,9 +159,8 @@ def sorting_network(n: int) -> Ints:
         step = size
         while step:
             for first in range(step % size, n - step, 2 * step):
-                for place in range(first, min(first + step, n - step)):
-                    if place // (2 * size) == (place + step) // (2 * size):
-                        pairs.append((place, place + step))
+                places = range(first, min(first + step, n - step))
+                pairs += [(at, at + step) for at in places if at // (2 * size) == (at + step) // (2 * size)]
             step //= 2
         size *= 2
     network = np.array(pairs, dtype=np.int64).reshape(-1, 2)

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from mintmark.aggregation.mixture import Floats
-from mintmark.aggregation.screening import Rejection
+from mintmark.aggregation.screening import Rejection, refused_for_content
 from mintmark.envelope import Signer, sign, verify
 from mintmark.plan import Agreed, Digest, Name
 
@@ -66,10 +66,20 @@ class AggregationReport(Agreed):
         return cls.from_bytes(payload, max_bytes=MAX_REPORT_BYTES)
 
 
+def suspicion_by_round(reports: Sequence[AggregationReport]) -> list[dict[str, float]]:
+    """Each bank's suspicion after each of a campaign's rounds, first to last: as the report says; higher by the alarm where
+    screening refused what the bank sent; and as it was where the bank was not in the round."""
+    rounds: list[dict[str, float]] = [{}]
+    for report in reports:
+        before = rounds[-1]
+        refused = {bank: before.get(bank, 0.0) + ALARM for bank in refused_for_content(report.rejected)}
+        rounds.append({**before, **{figures.bank: figures.suspicion for figures in report.accepted}, **refused})
+    return rounds[1:]
+
+
 def last_suspicion(reports: Sequence[AggregationReport]) -> dict[str, float]:
-    """Each bank's suspicion after the last of a campaign's reports, first to last; a round that a bank was not in leaves
-    it as it was."""
-    return {figures.bank: figures.suspicion for report in reports for figures in report.accepted}
+    """Each bank's suspicion after the last of a campaign's reports."""
+    return suspicion_by_round(reports)[-1] if reports else {}
 
 
 def suspicion_after(before: float, *, evidence: float) -> float:
