@@ -8,8 +8,8 @@ A `Scene` is one round as an all-seeing liar sees it. `ATTACKS` leaves out `flip
 
 from benchmarks.attacks.optimal import OPTIMAL
 from benchmarks.attacks.plain import PLAIN, flip_labels
-from benchmarks.attacks.scene import Attack, Scene
+from benchmarks.attacks.scene import Attack, Floats, Scene
 
 ATTACKS: dict[str, Attack] = {**PLAIN, **OPTIMAL}
 
-__all__ = ["ATTACKS", "Attack", "Scene", "flip_labels"]
+__all__ = ["ATTACKS", "Attack", "Floats", "Scene", "flip_labels"]
