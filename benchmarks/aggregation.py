@@ -1,7 +1,8 @@
 """Time and memory of every aggregation rule: `python -m benchmarks.aggregation`; figures go to var/benchmarks/.
 
-One thread, float32 updates, each figure in a process of its own: the least of three runs, and by how much the process's
-peak of memory grew over holding the updates. Reading is numpy's sum over the same updates, measured beside each rule.
+One thread, float32 updates, each figure in a process of its own: medians of five runs, of CPU and of wall time (they differ
+where others use the machine), and by how much the process's peak of memory grew over holding the updates. Reading is
+numpy's sum over the same updates, measured beside each rule.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
 OUTPUT = Path("var/benchmarks/aggregation.json")
 COORDINATES = 1_000_000
+RUNS = 5
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 SECONDS = {50: {"trimmed_mean": 0.4}, 200: {"trimmed_mean": 1.5, "krum": 2.0, "geometric_median": 2.0}}
 MEGABYTES = {50: 100.0, 200: 200.0}
@@ -33,11 +36,13 @@ CHAINS = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One rule at one size. `read_s` is what reading the updates once took, `target_s` None where none was set."""
+    """One rule at one size: medians of five runs. `read_s` is what reading the updates once took (CPU), `target_s` None
+    where none was set."""
 
     chain: str
     banks: int
-    seconds: float
+    cpu_s: float
+    wall_s: float
     read_s: float
     extra_mb: float
     target_s: float | None
@@ -56,46 +61,47 @@ def measure(chain: str, banks: int) -> Figure:
     for row in updates:
         generator.standard_normal(out=row, dtype=np.float32)
     aggregate(chain, updates[:, :5000], f=f)  # loads what is loaded once
-    read_s = _least_of_three(updates.sum)
+    read_s, _ = _medians(updates.sum)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = _least_of_three(lambda: aggregate(chain, updates, f=f))
+    cpu_s, wall_s = _medians(lambda: aggregate(chain, updates, f=f))
     extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    if chain == "weighted_mean":
-        return Figure(chain, banks, seconds, read_s, extra, 1.5 * read_s, 20.0)
-    target = SECONDS[banks].get(chain, 1.2 if banks == 50 else None)
-    return Figure(chain, banks, seconds, read_s, extra, target, MEGABYTES[banks])
+    mean = chain == "weighted_mean"
+    target_s = 1.5 * read_s if mean else SECONDS[banks].get(chain, 1.2 if banks == 50 else None)
+    return Figure(chain, banks, cpu_s, wall_s, read_s, extra, target_s, 20.0 if mean else MEGABYTES[banks])
 
 
-def _least_of_three(run: Callable[[], object]) -> float:
-    took = []
-    for _ in range(3):
-        start = time.perf_counter()
+def _medians(run: Callable[[], object]) -> tuple[float, float]:
+    """CPU and wall seconds."""
+    cpu, wall = [], []
+    for _ in range(RUNS):
+        started = time.process_time(), time.perf_counter()
         run()
-        took.append(time.perf_counter() - start)
-    return min(took)
+        cpu.append(time.process_time() - started[0])
+        wall.append(time.perf_counter() - started[1])
+    return median(cpu), median(wall)
 
 
 def main() -> None:
-    """Measure all, print a table, write JSON."""
+    """Measure all, print a table (Markdown), write JSON."""
     if len(sys.argv) == 3:
         print(json.dumps(asdict(measure(sys.argv[1], int(sys.argv[2])))))
         return
     figures = []
-    print(f"{'n':>4}  {'rule':<28}{'s':>8}{'target':>8}{'MB':>7}{'target':>8}   reading once")
+    print("| n | rule | CPU, s | asked | wall, s | extra MB | asked | reading once, s |\n" + "|---" * 8 + "|")
     for banks, chains in CHAINS.items():
         for chain in chains:
             command = [sys.executable, "-m", "benchmarks.aggregation", chain, str(banks)]
             done = subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True, check=True, text=True)
             figure = Figure(**json.loads(done.stdout))
             figures.append(figure)
-            target = f"{figure.target_s:.2f}" if figure.target_s else "-"
+            target = f"{figure.target_s:.3g}" if figure.target_s else "-"
             print(
-                f"{banks:>4}  {chain:<28}{figure.seconds:>8.3f}{target:>8}{figure.extra_mb:>7.0f}"
-                f"{figure.target_mb:>8.0f}   {figure.read_s:.3f} s",
+                f"| {banks} | {chain.replace('_', ' ')} | {figure.cpu_s:.3f} | {target} | {figure.wall_s:.3f} "
+                f"| {figure.extra_mb:.0f} | {figure.target_mb:.0f} | {figure.read_s:.3f} |",
                 flush=True,
             )
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    OUTPUT.write_text(json.dumps([asdict(figure) for figure in figures], indent=1) + "\n")
+            OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+            OUTPUT.write_text(json.dumps([asdict(figure) for figure in figures], indent=1) + "\n")
 
 
 if __name__ == "__main__":
