@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
 from mintmark.errors import QuorumError
 from mintmark.plan import MAX_ATTEMPTS
-from tasks.aggregation import aggregate_updates, read_manifest
+from tasks.aggregation import aggregate_updates, read_manifest, read_reports
 from tasks.collect import collect_updates
 from tasks.coordinator import home_from, open_coordinator
 from tasks.dispatch import dispatch_plan
+from tasks.suspicion import suspicion_lines
 from tasks.training import ring_banks
 
 ATTEMPTS = 3
@@ -43,8 +44,14 @@ async def federated_round(
             ring_banks(plan, plan.campaign.cohort)
             answered = collect_updates(coordinator, plan)
         try:
-            return aggregate_updates(coordinator, plan, answered, datetime.now(UTC))
+            settled = aggregate_updates(coordinator, plan, answered, datetime.now(UTC))
         except QuorumError:
             if made >= attempts:
                 raise
+        else:
+            for line in suspicion_lines(
+                read_reports(coordinator.store, campaign, coordinator.signer.public_key, round + 1)
+            ):
+                get_run_logger().warning(line)
+            return settled
     raise QuorumError(f"campaign {campaign}, round {round}: {MAX_ATTEMPTS} attempts have failed; start a new campaign")

@@ -1,11 +1,23 @@
-"""The plot of a campaign's suspicion: a line a bank, and the alarm above which people ask it."""
+"""Who is suspicious, for people: lines for the flow run's log, and the plot of a campaign's suspicion beside its model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from mintmark.aggregation.report import ALARM, AggregationReport, suspicion_by_round
+from mintmark.aggregation.report import ALARM, AggregationReport, is_suspicious, last_suspicion, suspicion_by_round
+
+
+def suspicion_lines(reports: Sequence[AggregationReport]) -> list[str]:
+    """Whom screening refused in the last of the campaign's rounds and why, and whom to ask.
+
+    The reports, not empty, are those of the rounds so far, first to last.
+    """
+    refused = [
+        f"{rejection.bank} was refused ({rejection.reason}): {rejection.detail}" for rejection in reports[-1].rejected
+    ]
+    suspicious = [(bank, figure) for bank, figure in sorted(last_suspicion(reports).items()) if is_suspicious(figure)]
+    return refused + [f"{bank} is suspicious ({figure:.1f}, from {ALARM:g} on): ask it" for bank, figure in suspicious]
 
 
 def suspicion_figure(reports: Sequence[AggregationReport]) -> Any:

@@ -30,7 +30,7 @@ from mintmark.envelope import generate_signer
 from mintmark.errors import ProtocolError
 from mintmark.mailbox import report_key
 from tasks.aggregation import read_reports
-from tasks.suspicion import suspicion_figure
+from tasks.suspicion import suspicion_figure, suspicion_lines
 
 BANKS = tuple(f"bank-{letter}" for letter in "abcdefgh")
 seeds = st.integers(0, 2**32 - 1)
@@ -219,6 +219,9 @@ def test_who_says_the_opposite_is_refused_and_named(consortium: Consortium) -> N
     rounds = suspicion_by_round(made)
     assert [suspicion["bank-1"] for suspicion in rounds] == [ALARM * number for number in range(1, 6)]
     assert [bank for bank, suspicion in last_suspicion(made).items() if is_suspicious(suspicion)] == ["bank-1"]
+    refused, suspicious = suspicion_lines(made)
+    assert refused.startswith("bank-1 was refused (against_the_others): expected")
+    assert suspicious == "bank-1 is suspicious (25.0, from 5 on): ask it"
 
 
 def test_suspicion_is_plotted(consortium: Consortium) -> None:

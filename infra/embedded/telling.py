@@ -98,10 +98,12 @@ def tell_report(console: Console, report: Mapping[str, Any]) -> None:
         spent.add_row(bank, f"{epsilon:.3f}", f"{part} of {len(rounds)} rounds")
     console.print(spent)
     for bank, suspicion in report["suspicion"].items():
+        refused = [entry["rejected"][bank] for entry in rounds if bank in entry["rejected"]]
         if is_suspicious(suspicion):
+            what = f"refused in {len(refused)} of {len(rounds)} rounds ({refused[-1]})" if refused else "never refused"
             console.print(
-                f"[red]{bank} is suspicious[/red] ({suspicion:.1f}, told from {ALARM:g} on): ask what it sends. "
-                "It was not dropped; the rule bounds what it does.",
+                f"[red]{bank} is suspicious[/red] ({suspicion:.1f}, told from {ALARM:g} on; {what}): ask what it sends. "
+                "Where it was accepted, the rule bounds what it does.",
                 highlight=False,
                 soft_wrap=True,
             )
