@@ -6,6 +6,7 @@ STAMP := $(ENV)/.installed
 ARGS ?=
 
 .PHONY: demo test check audit chaos benchmark benchmark-learning benchmark-membership clean help
+.PHONY: demo test check audit benchmark benchmark-aggregation benchmark-robustness benchmark-learning benchmark-membership clean help
 .DEFAULT_GOAL := help
 
 help:  ## Show this
@@ -38,6 +39,12 @@ benchmark: $(STAMP)  ## Measure rounds, memory, and what privacy costs in time; 
 benchmark-learning: $(STAMP)  ## Measure accuracy by epsilon, bank by bank (ARGS=--quick in minutes); goes on where it stopped
 	$(BIN)/python -m benchmarks.learning $(ARGS)
 
+benchmark-aggregation: $(STAMP)  ## Measure time and memory of the aggregation rules: var/benchmarks/aggregation.json
+	$(BIN)/python -m benchmarks.aggregation
+
+benchmark-robustness: $(STAMP)  ## Whole campaigns with liars, rule by rule (ARGS='--minutes 30'); goes on where it stopped
+	$(BIN)/python -m benchmarks.robustness $(ARGS)
+
 benchmark-membership: $(STAMP)  ## Attack finished models: was this customer in the data? Results go to var/benchmarks/
 	$(BIN)/python -m benchmarks.membership $(ARGS)
 
@@ -55,5 +62,5 @@ $(STAMP): pyproject.toml constraints.txt
 	  $(PYTHON) -m venv --clear $(ENV) && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'; \
 	fi
-	@$(BIN)/python -c 'import mintmark.models.kernels, mintmark.privacy.kernels'  # compiled once, kept beside the package
+	@$(BIN)/python -c 'import mintmark.aggregation.kernels, mintmark.models.kernels, mintmark.privacy.kernels'  # compiled once, kept beside the package
 	@touch $(STAMP)
