@@ -21,6 +21,7 @@ from mintmark.aggregation.report import (
     evidence_of,
     is_suspicious,
     last_suspicion,
+    quietness,
     suspicion_after,
     suspicion_by_round,
 )
@@ -192,9 +193,9 @@ def lying_rounds(consortium: Consortium, says: float) -> list[AggregationReport]
         artifact = consortium.coordinator.model("cards", digest)
         width = math.prod(shape_of(learner_of(plan.campaign).query(replay(artifact, consortium.schema))))
         rng = np.random.default_rng(number)
-        truth = rng.standard_normal(width) * 80 * 2**26 / np.sqrt(width)
+        truth = rng.standard_normal(width) * 240 * 2**26 / np.sqrt(width)
         for name in consortium.banks:
-            sums = (says if name == "bank-1" else 1.0) * truth + rng.standard_normal(width) * 2**24
+            sums = (says if name == "bank-1" else 1.0) * truth + rng.standard_normal(width) * plan.noise_scale
             post(consortium, name, plan, forge(consortium, name, plan, sums=sums.astype(np.int64)))
         digest = consortium.settle(plan)
         consortium.now += timedelta(seconds=10)
@@ -207,6 +208,15 @@ def test_suspicion_carries_on_and_is_only_told(consortium: Consortium) -> None:
     assert made[-1].suspicious == ("bank-1",)
     assert made[0].suspicious == ()
     assert all("bank-1" in [figures.bank for figures in report.accepted] for report in made)
+
+
+def test_who_sends_less_than_its_noise_shows() -> None:
+    """Noise is at least as long as noise: a bank that sends less left it out. Signal hides nothing of that."""
+    noise = np.random.default_rng(6).standard_normal((3, 1000))
+    found = quietness(noise * np.array([1.0, 0.6, 1.1])[:, None], np.ones(3))
+    assert found.tolist() == [0.0, ALARM, 0.0]
+    assert quietness(noise * 0.01 + 1.0, np.ones(3)).tolist() == [0.0, 0.0, 0.0]
+    assert quietness(noise, np.zeros(3)).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_who_says_the_opposite_is_refused_and_named(consortium: Consortium) -> None:

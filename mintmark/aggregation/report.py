@@ -11,6 +11,7 @@ the others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -26,6 +27,7 @@ REPORT_TYPE = "application/x-mintmark-aggregation-report"
 MAX_REPORT_BYTES = 4 * 1024 * 1024
 DRIFT = 0.5  # of evidence a round that honest banks show
 ALARM = 5.0
+SHORT = 3.0  # standard deviations by which noise may be short
 UNLIKE = 0.5  # standard deviation of honest banks' agreement, noise aside
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -105,6 +107,7 @@ def figures_of(
     distance = distances(rates, rate, deviations)
     aligned = agreements(rates, rate)
     evidence = evidence_of(distance, aligned, deviations / max(float(np.linalg.norm(rate)), 1e-300))
+    evidence = np.maximum(evidence, quietness(rates, deviations))
     return tuple(
         BankFigures(
             bank=bank,
@@ -129,6 +132,19 @@ def distances(rates: Floats, rate: Floats, deviations: Floats) -> Floats:
 def agreements(rates: Floats, rate: Floats) -> Floats:
     r"""$\langle x_k, y \rangle / \|y\|^2$ [n]: whatever harms the model must push against the others, and shows here."""
     return np.asarray((rates * rate).sum(axis=1) / max(float(np.square(rate).sum()), 1e-300))
+
+
+def quietness(rates: Floats, deviations: Floats) -> Floats:
+    r"""Evidence [n] that a bank sent less than its noise, which is no honest bank's update: by how many standard
+    deviations, three aside, $\|x_k\|^2$ is below the $d s_k^2$ of noise alone; from 0 to 5. Signal only adds to it.
+
+    >>> quietness(np.array([[1.0, -1.0], [0.0, 0.0]]).repeat(50, axis=1), np.ones(2)).round(2).tolist()
+    [0.0, 4.07]
+    """
+    d = rates.shape[1]
+    variance = np.maximum(np.square(deviations), 1e-300)
+    short = np.where(deviations > 0, math.sqrt(d / 2) * (1 - np.square(rates).mean(axis=1) / variance), 0.0)
+    return np.clip(short - SHORT, 0.0, ALARM)
 
 
 def evidence_of(distance: Floats, agreement: Floats, noise: Floats) -> Floats:
