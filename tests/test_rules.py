@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import trim_mean
 
 from mintmark.aggregation import aggregate
 from mintmark.aggregation.centres import top_eigenvector
+from mintmark.aggregation.kernels import sorting_network
 from mintmark.aggregation.mixture import Mixture, Rows, mixture_of
 from mintmark.aggregation.rules import RULES, check_feasible
 from mintmark.errors import AggregationError
@@ -152,6 +154,26 @@ def test_a_mixture_is_the_rows_it_stands_for() -> None:
     squares = np.square(plain[:, None] - plain[None]).sum(axis=2)
     np.testing.assert_allclose(mixture.distances * mixture.unit**2, squares, rtol=1e-9)
     np.testing.assert_allclose(mixture.norms, np.linalg.norm(plain, axis=1), rtol=1e-9)
+
+
+@pytest.mark.parametrize("n", range(1, 11))
+def test_a_network_sorts(n: int) -> None:
+    """Every order of zeros and ones, and so every order of anything (Knuth's 0-1 principle)."""
+    columns = np.array(np.meshgrid(*[[0, 1]] * n)).reshape(n, -1)
+    for first, second in sorting_network(n):
+        columns[[first, second]] = np.sort(columns[[first, second]], axis=0)
+    assert (np.diff(columns, axis=0) >= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_many_banks_and_coordinates_are_trimmed_alike(dtype: type) -> None:
+    """Fifty banks, more coordinates than a block: scipy's trimmed mean, numpy's median, in whatever order they come."""
+    rng = np.random.default_rng(8)
+    updates = (rng.standard_normal((50, 2500)) * 10.0 ** rng.integers(-3, 3, 2500)).astype(dtype)
+    got = aggregate("trimmed_mean", updates, f=10).vector
+    np.testing.assert_allclose(got, trim_mean(updates.astype(float), 0.2), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(aggregate("coordinate_median", updates).vector, np.median(updates, axis=0), rtol=1e-6)
+    assert aggregate("trimmed_mean", updates[rng.permutation(50)], f=10).vector.tobytes() == got.tobytes()
 
 
 @pytest.mark.parametrize("gap", [1.0, 1e-3, 1e-9, 0.0])
