@@ -111,7 +111,7 @@ def draw_plot(panels: Sequence[Panel], file: Path) -> None:
     tallest = max(len(panel.rules) for panel in panels)
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
-    size = (columns * (2.6 + _INCHES_A_COLUMN * widest), lines * (1.9 + _INCHES_A_ROW * tallest))
+    size = (columns * max(7.5, 2.6 + _INCHES_A_COLUMN * widest), lines * (1.9 + _INCHES_A_ROW * tallest))
     figure, axes = pyplot.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.ravel()[len(panels) :]:
         axis.set_axis_off()
@@ -137,7 +137,7 @@ def _draw(axis: Axes, panel: Panel) -> None:
     axis.set_xticks(range(len(panel.attacks)), [attack.replace("_", " ") for attack in panel.attacks], fontsize=8)
     axis.tick_params(axis="x", rotation=40, length=0)
     for label in axis.get_xticklabels():
-        label.set_horizontalalignment("right")
+        label.set(horizontalalignment="right", rotation_mode="anchor")
     axis.set_yticks(range(len(panel.rules)), panel.rules, fontsize=8)
     axis.tick_params(axis="y", length=0)
     axis.spines[:].set_visible(False)
