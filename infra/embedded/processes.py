@@ -181,6 +181,10 @@ class ProcessGroup:
         """Whether `name` was started and has neither ended nor been stopped."""
         return any(one.name == name and one.status is None for one in self._started)
 
+    def pid(self, name: str) -> int:
+        """The number of the latest process of this name. `KeyError` if it was never started."""
+        return {one.name: one for one in self._started}[name].process.pid
+
     def first_dead(self) -> str | None:
         """The name of the first process that ended though nobody stopped it, or None."""
         return next((one.name for one in self._started if one.dead), None)
