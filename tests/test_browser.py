@@ -68,11 +68,11 @@ def page(tmp_path: Path) -> Iterator[Any]:
         browser.close()
 
 
-def photograph(page: Any, name: str) -> None:
+def photograph(page: Any, name: str, *, width: int = 1280, height: int = 860) -> None:
     """Keep a picture for the docs, when they are asked for."""
     if folder := os.environ.get("MINTMARK_SCREENSHOTS"):
         page.wait_for_timeout(2500)  # the pages fade in
-        page.screenshot(path=str(Path(folder) / f"{name}.png"))
+        page.screenshot(path=str(Path(folder) / f"{name}.png"), clip={"x": 0, "y": 0, "width": width, "height": height})
 
 
 def test_campaign_by_hand(running: Running, page: Any) -> None:
@@ -138,7 +138,7 @@ def _look_at_artifacts(page: Any, run: str) -> None:
         if name in ("shares", "curves"):
             width = "() => [...document.images].some(image => image.naturalWidth > 500)"
             page.wait_for_function(width)
-        photograph(page, f"campaign-{name}")
+        photograph(page, f"campaign-{name}", height=495)
 
 
 def _open_artifact(page: Any, run: str, name: str) -> None:
@@ -151,10 +151,10 @@ def _open_artifact(page: Any, run: str, name: str) -> None:
 def _go_to_mlflow_and_back(page: Any, run: str) -> None:
     _open_artifact(page, run, "summary")
     link = page.get_by_role("link", name=re.compile("demo-fraud, version 1"))
-    photograph(page, "campaign-summary")
+    photograph(page, "campaign-summary", height=495)
     page.goto(link.get_attribute("href"))
     page.get_by_text("Version 1").first.wait_for()
-    photograph(page, "campaign-model")
+    photograph(page, "campaign-model", width=950, height=760)
     page.get_by_role("link", name=re.compile(CAMPAIGN)).first.click()
     back = page.get_by_role("link", name="The campaign's flow run in Prefect")
     assert back.get_attribute("href") == run  # it opens beside this page

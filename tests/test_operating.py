@@ -81,7 +81,9 @@ def test_cron_that_is_none_is_refused() -> None:
 @pytest.fixture
 def consortium(tmp_path: Path) -> Consortium:
     """Three banks that state their budgets, one round settled by all, and the next open with one answer of three."""
-    said = POLICY.replace("state_budget = false", "state_budget = true").replace("smallest_cohort = 3", "smallest_cohort = 2")
+    said = POLICY.replace("state_budget = false", "state_budget = true").replace(
+        "smallest_cohort = 3", "smallest_cohort = 2"
+    )
     consortium = Consortium(tmp_path, sizes=(300, 200, 200), policy=said)
     consortium.model = consortium.run(consortium.campaign(quorum=2), 1)  # type: ignore[attr-defined]
     consortium.next = consortium.plan(consortium.model)  # type: ignore[attr-defined]
