@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from flows.deployments import FAILURE_AUTOMATION, deploy
 from infra.embedded.postgresql import PostgreSQL, start_postgresql
 from infra.embedded.processes import EmbeddedError, ProcessGroup, free_ports
 from infra.embedded.up import databases_at
@@ -80,6 +81,7 @@ def test_what_is_kept_is_there_again(database: PostgreSQL, tmp_path: Path) -> No
     with httpx.Client(trust_env=False) as client:
         client.post(f"{prefect}/api/flows/", json={"name": "kept"}).raise_for_status()
         client.post(f"{mlflow}/api/2.0/mlflow/experiments/create", json={"name": "kept"}).raise_for_status()
+    _deploys_twice(f"{prefect}/api")
     assert store("bank-a").put_once("from/bank-a/one", b"one") and store("coordinator").put_once("public/two", b"two")
     assert ended(first) == 130
 
@@ -95,6 +97,25 @@ def test_what_is_kept_is_there_again(database: PostgreSQL, tmp_path: Path) -> No
     assert ended(again) == 130
     for secret in [home / "storage-root.toml", *(home / "storage").iterdir()]:
         assert secret.stat().st_mode & 0o077 == 0
+
+
+def _deploys_twice(api: str) -> None:
+    """Deploying again changes the timetable that was deployed and nothing that people made: their schedule stays."""
+    with httpx.Client(base_url=api, trust_env=False) as client:
+        deploy(api, ("bank-a",), "0 6 * * MON")
+        found = client.get("/deployments/name/campaign/mintmark").json()
+        by_hand = {"active": False, "schedule": {"cron": "0 9 1 * *", "timezone": "UTC"}}
+        client.post(f"/deployments/{found['id']}/schedules", json=[by_hand]).raise_for_status()
+        deploy(api, ("bank-a", "bank-b"), "0 7 * * MON")
+        deploy(api, ("bank-a", "bank-b"))
+        schedules = client.get(f"/deployments/{found['id']}/schedules").json()
+        assert sorted(one["schedule"]["cron"] for one in schedules) == ["0 7 * * MON", "0 9 1 * *"]
+        names = [one["name"] for one in client.post("/automations/filter", json={}).json()]
+        assert names.count(FAILURE_AUTOMATION) == 1
+        refused = client.post(f"/deployments/{found['id']}/create_flow_run", json={"parameters": {"epsilon": 12}})
+        assert refused.status_code == 409 and "12 is greater than the maximum of 10" in refused.text
+        pools = {one["name"]: one["type"] for one in client.post("/work_pools/filter", json={}).json()}
+        assert pools["mintmark-bank-b"] == "mintmark-bank" and pools["mintmark-coordinator"] == "process"
 
 
 def test_what_is_no_postgresql_is_refused(tmp_path: Path) -> None:
