@@ -14,9 +14,10 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
-from prefect.exceptions import ObjectAlreadyExists
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
@@ -55,8 +56,10 @@ def deploy(api_url: str, banks: tuple[str, ...], schedule: str | None = None, we
         )
         assert isinstance(deployment, RunnerDeployment)  # not a coroutine: nobody awaits here
         assert deployment.flow_name == flow_name
+        known = _schedules(client)
         deployment_id = deployment.apply()
         assert isinstance(deployment_id, UUID)
+        _keep_schedules(client, deployment_id, known)
         if timetable is not None:
             set_schedule(client, deployment_id, timetable)
         deploy_liveness(client, COORDINATOR_POOL, deployment_id, webhook)
@@ -85,6 +88,25 @@ def set_schedule(client: SyncPrefectClient, deployment_id: UUID, timetable: Cron
     client.create_deployment_schedules(
         deployment_id, [DeploymentScheduleCreate(schedule=timetable, active=True, slug=SCHEDULE_SLUG)]
     )
+
+
+def _schedules(client: SyncPrefectClient) -> list[DeploymentSchedule]:
+    try:
+        return client.read_deployment_schedules(client.read_deployment_by_name(CAMPAIGN_DEPLOYMENT).id)
+    except ObjectNotFound:
+        return []
+
+
+def _keep_schedules(client: SyncPrefectClient, deployment_id: UUID, known: list[DeploymentSchedule]) -> None:
+    """Put back what `apply` dropped: Prefect 3.8 takes a deployment without schedules for one that shall have none."""
+    left = {one.id for one in client.read_deployment_schedules(deployment_id)}
+    lost = [
+        DeploymentScheduleCreate(schedule=one.schedule, active=one.active, parameters=one.parameters, slug=one.slug)
+        for one in known
+        if one.id not in left
+    ]
+    if lost:
+        client.create_deployment_schedules(deployment_id, lost)
 
 
 def start_campaign(api_url: str, parameters: dict[str, Any]) -> UUID:
