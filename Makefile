@@ -62,5 +62,5 @@ $(STAMP): pyproject.toml constraints.txt
 	  $(PYTHON) -m venv --clear $(ENV) && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'; \
 	fi
-	@$(BIN)/python -c 'import mintmark.aggregation.kernels, mintmark.models.kernels, mintmark.privacy.kernels'  # compiled once, kept beside the package
+	@$(BIN)/python -c 'import mintmark.aggregation.kernels, mintmark.models.kernels, mintmark.models.shapley_kernel, mintmark.privacy.kernels'  # compiled once, kept beside the package
 	@touch $(STAMP)

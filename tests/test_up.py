@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.deployments import FAILURE_AUTOMATION, deploy
+from flows.deployments import deploy
 from infra.embedded.postgresql import PostgreSQL, start_postgresql
 from infra.embedded.processes import EmbeddedError, ProcessGroup, free_ports
 from infra.embedded.up import databases_at
@@ -111,7 +111,7 @@ def _deploys_twice(api: str) -> None:
         schedules = client.get(f"/deployments/{found['id']}/schedules").json()
         assert sorted(one["schedule"]["cron"] for one in schedules) == ["0 7 * * MON", "0 9 1 * *"]
         names = [one["name"] for one in client.post("/automations/filter", json={}).json()]
-        assert names.count(FAILURE_AUTOMATION) == 1
+        assert names.count("Mintmark: go on after a crash") == 1
         refused = client.post(f"/deployments/{found['id']}/create_flow_run", json={"parameters": {"epsilon": 12}})
         assert refused.status_code == 409 and "12 is greater than the maximum of 10" in refused.text
         pools = {one["name"]: one["type"] for one in client.post("/work_pools/filter", json={}).json()}
