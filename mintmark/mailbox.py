@@ -120,6 +120,15 @@ def champion_key(number: int) -> str:
     return f"{CHAMPIONS}{number:06d}"
 
 
+def approval_prefix(campaign: str, replaces: int) -> str:
+    """All that people said to making this campaign's model the champion after champion `replaces`."""
+    return f"public/approvals/{campaign}/{replaces:06d}/"
+
+
+def decision_key(number: int) -> str:
+    return f"public/decisions/{number:06d}"
+
+
 def update_key(bank: str, campaign: str, round: int, attempt: int) -> str:
     return f"from/{bank}/{campaign}/{round:04d}-{attempt:02d}"
 
