@@ -2,6 +2,8 @@
 
 coordinator.toml                  where the mailbox, Prefect and MLflow are
 schema.toml                       the features the consortium agreed on
+promotion.toml, approvers.toml    when a model may become champion, and who approves it (docs/promotion.md)
+model_card.toml                   what the evidence pack says of the model's purpose and limits
 identity/signing.key, sealing.key the coordinator's keys; identity/storage.toml: its S3 credentials
 """
 
@@ -34,6 +36,7 @@ from mintmark.roster import MAX_ROSTER_BYTES, Member, Roster
 from mintmark.s3 import S3Location, S3Store
 from mintmark.schema import FeatureSchema, dump_schema, parse_schema
 from mintmark.settings import StorageKey, dump_toml, read_toml, write_private
+from tasks.shipped import shipped
 
 HOME_VARIABLE = "MINTMARK_COORDINATOR_HOME"
 
@@ -105,6 +108,8 @@ def create_home(home: Path, settings: CoordinatorSettings, schema: FeatureSchema
     write_private(home / "identity" / "storage.toml", dump_toml(storage_key))
     (home / "coordinator.toml").write_text(dump_toml(settings))
     (home / "schema.toml").write_text(dump_schema(schema))
+    for name in ("promotion.toml", "approvers.toml", "model_card.toml"):
+        (home / name).write_text(shipped(name).read_text())
 
 
 def publish_roster(coordinator: Coordinator, members: tuple[Member, ...]) -> Roster:

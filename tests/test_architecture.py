@@ -25,7 +25,7 @@ ONLY_IN = {
     "prefect": ("flows/", "tasks/", "bank_node/worker.py", "bank_node/bell.py"),
     "boto3": ("mintmark/s3.py", "infra/embedded/object_storage.py"),
     "botocore": ("mintmark/s3.py", "infra/embedded/object_storage.py"),
-    "mlflow": ("tasks/register.py", "tasks/runs.py", "tasks/stored_model.py"),
+    "mlflow": ("tasks/alias.py", "tasks/register.py", "tasks/runs.py", "tasks/stored_model.py"),
     "lightgbm": (
         "mintmark/models/",
         "bank_node/personal/own_model.py",
