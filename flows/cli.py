@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from flows import drift_cli, liveness_cli, simulate_cli, status_cli, up_cli
+from flows import liveness_cli, promotion_cli, simulate_cli, status_cli, up_cli
 from flows.register_cli import register
 from infra.gateway import cli as gateway_cli
 from mintmark.aggregation.rules import DEFAULT_RULE
@@ -22,6 +23,7 @@ app = typer.Typer(
     help="Mintmark: banks learn to catch fraud together and show nobody a transaction.\n\n"
     "Start with: mintmark demo. It needs no internet, no Docker and no configuration.",
 )
+app.add_typer(promotion_cli.app)
 
 
 @app.command()
