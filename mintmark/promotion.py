@@ -188,21 +188,24 @@ def calibration_kept(case: Case, limits: Thresholds) -> Check:
 
 def fair(case: Case, limits: Thresholds) -> Check:
     """The widest gap in recall between two groups of one feature, each at the record's share of false alarms, at its
-    interval's far end. Groups of too few frauds are named and not judged."""
+    interval's far end. Groups of too few frauds are named and not judged; groups that the champion was judged on and this
+    model is not are a failure."""
     groups = case.challenger.groups
+    gone = sorted(set(case.champion.groups) - set(groups)) if case.champion else []
     small = sorted(name for name, found in groups.items() if (found.positives.low or 0.0) < limits.group_frauds)
     gaps = _recall_gaps({name: found for name, found in groups.items() if name not in small})
     told = f"; too few frauds to judge: {', '.join(small)}" if small else ""
+    left = f"; not told any more: {', '.join(gone)}" if gone else ""
     name, expected = "recall of customer groups", f"gaps of at most {limits.recall_gap:g} at the interval's high end"
     if not gaps:
-        got = "the schema declares no groups" if not groups else f"no two groups to compare{told}"
-        return Check(name=name, expected=expected, got=got, passed=True)
+        got = f"no two groups to compare{told}" if groups else "the evaluation tells of no groups"
+        return Check(name=name, expected=expected, got=got + left, passed=not gone)
     (one, other), gap = max(gaps.items(), key=lambda item: item[1].high)
     return Check(
         name=name,
         expected=expected,
-        got=f"{gap} between {one} and {other}{told}",
-        passed=gap.high <= limits.recall_gap,
+        got=f"{gap} between {one} and {other}{told}{left}",
+        passed=gap.high <= limits.recall_gap and not gone,
         value=gap.value,
         low=gap.low,
         high=gap.high,

@@ -193,6 +193,13 @@ def test_groups_are_compared_within_a_feature() -> None:
     assert "age=young" in _check(groups).got
 
 
+def test_groups_that_were_judged_once_are_judged_again() -> None:
+    """A challenger whose evaluation leaves out a group that the champion's told of is refused."""
+    champion = evaluation("older", "b" * 64, auprc=0.48, groups={"age=old": figures(), "age=young": figures()})
+    assert failed(champion=champion) == ("recall of customer groups",)
+    assert not failed(champion=champion, challenger=evaluation(groups=champion.groups))
+
+
 def _check(groups: dict[str, object]) -> Check:
     decision = asked(dataclasses.replace(GOOD, challenger=evaluation(groups=groups)))  # type: ignore[arg-type]
     return next(check for check in decision.checks if check.name == "recall of customer groups")
