@@ -110,6 +110,54 @@ def decisions(home: HomeOption) -> None:
     Console().print(grid)
 
 
+@app.command()
+def evidence(
+    home: HomeOption,
+    model: Annotated[
+        str | None, typer.Argument(metavar="CAMPAIGN_OR_MODEL", help="A campaign, or its model's digest.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The folder for the page and its JSON.")] = Path(),
+    verify: Annotated[
+        Path | None, typer.Option(help="A pack's JSON: check every figure of it against the mailbox.")
+    ] = None,
+) -> None:
+    """Write a model's evidence pack for a risk committee, one HTML page and its JSON; or check one."""
+    if (model is None) == (verify is None):
+        raise typer.BadParameter("expected a campaign, or a file to --verify: one of the two")
+    if verify is not None:
+        _verify(_open(home), verify)
+        return
+    from mintmark.canonical import canonical_json
+    from mintmark.settings import read_toml
+    from tasks.evidence import ModelCard, campaign_of, gather
+    from tasks.evidence_page import render
+
+    card, coordinator = read_toml(home / "model_card.toml", ModelCard), _open(home)
+    campaign = campaign_of(coordinator, str(model))
+    pack = gather(coordinator, campaign, card, datetime.now(UTC))
+    out.mkdir(parents=True, exist_ok=True)
+    page, data = out / f"{campaign}.evidence.html", out / f"{campaign}.evidence.json"
+    page.write_text(render(pack), encoding="utf-8")
+    data.write_bytes(canonical_json(pack))
+    print(f"Wrote {page} and {data}, from {len(pack['records'])} signed records.")
+
+
+def _verify(coordinator: Coordinator, file: Path) -> None:
+    """Print what is wrong; exit code 1 when something is."""
+    from mintmark.canonical import read_canonical
+    from tasks.evidence import MAX_PACK_BYTES, check
+
+    with file.open("rb") as opened:
+        raw = opened.read(MAX_PACK_BYTES + 1)
+    count, problems = check(coordinator, read_canonical(raw, what=file.name, max_bytes=MAX_PACK_BYTES))
+    for problem in problems:
+        print(problem)
+    if problems:
+        print(f"{file}: {len(problems)} problems in {count} figures. Do not rely on it.")
+        raise typer.Exit(1)
+    print(f"{file}: all {count} figures are what the signed records say.")
+
+
 def _opened(home: Path) -> tuple[Coordinator, Approvers, Thresholds]:
     """The coordinator's things. Raises `DataError` for a list or thresholds that are missing or malformed."""
     from mintmark.approval import Approvers
