@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer.testing
@@ -18,6 +19,7 @@ from mintmark.champion import all_champions, newest_champion
 from mintmark.errors import ProtocolError, StorageError
 from mintmark.mailbox import MemoryStore
 from mintmark.settings import read_toml
+from tasks import alias
 from tasks.approvals import counted_approvals, say
 from tasks.coordinator import Coordinator
 from tasks.promotion import promote, question_on, read_decisions, rollback, spent
@@ -224,6 +226,33 @@ def test_a_campaign_without_evaluation_is_one_sentence(coordinator: Coordinator)
     with pytest.raises(ProtocolError, match="has it finished"):
         promote(coordinator, "winter", LIMITS, PEOPLE.list, NOW)
     assert read_decisions(coordinator) == ()
+
+
+def test_help_teaches() -> None:
+    """Every command and every option of it explains itself."""
+    for command in typer.main.get_command(promotion_cli.app).commands.values():  # type: ignore[attr-defined]
+        assert command.help
+        assert all(getattr(parameter, "help", None) for parameter in command.params if parameter.name != "help")
+
+
+def test_the_alias_is_a_copy(coordinator: Coordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set when MLflow is there and the model registered, and a sentence instead when not: nothing is ever lost by it."""
+    from mlflow.tracking import MlflowClient
+
+    promoted(coordinator, "spring")
+    champion = newest_champion(coordinator.store, coordinator.signer.public_key)
+    assert champion is not None
+    assert "not registered yet" in alias.set_alias(coordinator, champion)
+    url = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(url, url)
+    client.create_registered_model("test-fraud")
+    client.create_model_version("test-fraud", str(tmp_path))
+    monkeypatch.setattr(alias, "read_registration", lambda *_: SimpleNamespace(name="test-fraud", version="1"))
+    assert "does not answer" in alias.set_alias(coordinator, champion)
+    settings = coordinator.settings.model_copy(update={"mlflow": url})
+    for _ in range(2):
+        assert "champion is version 1" in alias.set_alias(dataclasses.replace(coordinator, settings=settings), champion)
+    assert str(client.get_model_version_by_alias("test-fraud", "champion").version) == "1"
 
 
 def test_command_line(coordinator: Coordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
