@@ -151,7 +151,7 @@ def _verify(coordinator: Coordinator, file: Path) -> None:
         raw = opened.read(MAX_PACK_BYTES + 1)
     count, problems = check(coordinator, read_canonical(raw, what=file.name, max_bytes=MAX_PACK_BYTES))
     for problem in problems:
-        print(problem)
+        print("".join(letter if letter.isprintable() else "?" for letter in problem[:300]))
     if problems:
         print(f"{file}: {len(problems)} problems in {count} figures. Do not rely on it.")
         raise typer.Exit(1)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from mintmark.decision import Check
 from mintmark.evaluation_record import EvaluationRecord, Figure
 
 
@@ -63,3 +64,34 @@ def comparability(challenger: EvaluationRecord, champion: EvaluationRecord | Non
         f"The challenger was judged on {len(new)} weeks, the champion on {len(old)}, {common} of them the same: "
         "a difference is that of the models and of the weeks together."
     )
+
+
+def at_least(name: str, figure: Figure, least: int) -> Check:
+    """Whether a count is surely that large."""
+    found = interval(figure)
+    expected = f"at least {least:,} at the interval's low end"
+    if found is None:
+        return Check(name=name, expected=expected, got="not defined", passed=False)
+    got = f"{found.value:,.0f} [{found.low:,.0f}, {found.high:,.0f}]"
+    return Check(name=name, expected=expected, got=got, passed=found.low >= least, **found._asdict())
+
+
+def at_most(name: str, found: Interval | None, most: float) -> Check:
+    """Whether a figure is surely that small."""
+    expected = f"at most {most:g} at the interval's high end"
+    if found is None:
+        return Check(name=name, expected=expected, got="not defined", passed=False)
+    return Check(name=name, expected=expected, got=str(found), passed=found.high <= most, **found._asdict())
+
+
+def no_worse(name: str, new: Figure, old: Figure | None, margin: float) -> Check:
+    """Whether `new` is surely not worse than `old` by more than the margin; without `old`, whether it is defined."""
+    expected = f"difference to the champion above -{margin:g} at its low end"
+    if old is None:
+        found = interval(new)
+        got = f"{found}, no champion yet" if found else "not defined"
+        return Check(name=name, expected="to be defined", got=got, passed=found is not None)
+    gap = difference(new, old)
+    if gap is None:
+        return Check(name=name, expected=expected, got="not defined", passed=False)
+    return Check(name=name, expected=expected, got=str(gap), passed=gap.low >= -margin, **gap._asdict())

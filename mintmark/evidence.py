@@ -130,7 +130,7 @@ def _problem(
     if not isinstance(source, Source):
         return str(source)
     if source.sha256 != found["sha256"]:
-        return f"expected {where} to have the digest {found['sha256']}, got {source.sha256}"
+        return f"expected {where} to have the digest that the figure names, got {source.sha256}"
     try:
         value = pick(source.payload, str(found["pointer"]))
     except ProtocolError as error:

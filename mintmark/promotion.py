@@ -17,10 +17,12 @@ from itertools import permutations
 
 from mintmark.aggregation.report import AggregationReport
 from mintmark.approval import Question, Verdict
-from mintmark.comparison import Interval, comparability, difference, interval
+from mintmark.comparison import Interval, at_least, at_most, comparability, difference, interval, no_worse
 from mintmark.decision import Check, Counted, PromotionDecision, Thresholds
-from mintmark.evaluation_record import EvaluationRecord, Figure, Figures
+from mintmark.evaluation_record import EvaluationRecord, Figures
 from mintmark.plan import Campaign, Digest
+
+CHANCE = 0.5  # AUROC of a coin
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,12 @@ def decide_rollback(
     )
 
 
-def enough_rows(case: Case, at_least: Thresholds) -> Check:
-    return _at_least("held-out rows", case.challenger.pooled.rows, at_least.rows)
+def enough_rows(case: Case, limits: Thresholds) -> Check:
+    return at_least("held-out rows", case.challenger.pooled.rows, limits.rows)
 
 
-def enough_frauds(case: Case, at_least: Thresholds) -> Check:
-    return _at_least("held-out frauds", case.challenger.pooled.positives, at_least.frauds)
+def enough_frauds(case: Case, limits: Thresholds) -> Check:
+    return at_least("held-out frauds", case.challenger.pooled.positives, limits.frauds)
 
 
 def enough_banks(case: Case, limits: Thresholds) -> Check:
@@ -134,9 +136,18 @@ def private_enough(case: Case, limits: Thresholds) -> Check:
     )
 
 
+def better_than_chance(case: Case, limits: Thresholds) -> Check:
+    """AUROC above a half at its low end: asked of a first champion too, which nothing is compared with."""
+    name, expected = "better than chance", f"AUROC above {CHANCE:g} at its low end"
+    found = interval(case.challenger.pooled.auroc)
+    if found is None:
+        return Check(name=name, expected=expected, got="not defined", passed=False)
+    return Check(name=name, expected=expected, got=str(found), passed=found.low > CHANCE, **found._asdict())
+
+
 def no_worse_auprc(case: Case, limits: Thresholds) -> Check:
     theirs = case.champion.pooled.auprc if case.champion else None
-    return _no_worse("AUPRC", case.challenger.pooled.auprc, theirs, limits.auprc_margin)
+    return no_worse("AUPRC", case.challenger.pooled.auprc, theirs, limits.auprc_margin)
 
 
 def no_worse_recall(case: Case, limits: Thresholds) -> Check:
@@ -147,7 +158,7 @@ def no_worse_recall(case: Case, limits: Thresholds) -> Check:
         got = f"the champion's at {old.false_positive_rate:.2%}"
         return Check(name=name, expected="both at the same share", got=got, passed=False)
     theirs = old.pooled.recall_at_false_positives if old else None
-    return _no_worse(name, new.pooled.recall_at_false_positives, theirs, limits.recall_margin)
+    return no_worse(name, new.pooled.recall_at_false_positives, theirs, limits.recall_margin)
 
 
 def no_bank_harmed(case: Case, limits: Thresholds) -> Check:
@@ -175,7 +186,7 @@ def no_bank_harmed(case: Case, limits: Thresholds) -> Check:
 
 def calibrated(case: Case, limits: Thresholds) -> Check:
     found = interval(case.challenger.pooled.calibration_error)
-    return _at_most("calibration error", found, limits.calibration_error)
+    return at_most("calibration error", found, limits.calibration_error)
 
 
 def calibration_kept(case: Case, limits: Thresholds) -> Check:
@@ -183,7 +194,7 @@ def calibration_kept(case: Case, limits: Thresholds) -> Check:
     if case.champion is None:
         return Check(name=name, expected=f"at most {most:g} more", got="no champion yet", passed=True)
     new, old = case.challenger.pooled.calibration_error, case.champion.pooled.calibration_error
-    return _at_most(name, difference(new, old), most)
+    return at_most(name, difference(new, old), most)
 
 
 def fair(case: Case, limits: Thresholds) -> Check:
@@ -238,6 +249,7 @@ GATE = (
     enough_banks,
     no_alarm,
     private_enough,
+    better_than_chance,
     no_worse_auprc,
     no_worse_recall,
     no_bank_harmed,
@@ -256,31 +268,3 @@ def _recall_gaps(groups: Mapping[str, Figures]) -> dict[tuple[str, str], Interva
         if one.partition("=")[0] == other.partition("=")[0] and gap is not None and gap.value >= 0:
             gaps[one, other] = gap
     return gaps
-
-
-def _at_least(name: str, figure: Figure, least: int) -> Check:
-    found = interval(figure)
-    expected = f"at least {least:,} at the interval's low end"
-    if found is None:
-        return Check(name=name, expected=expected, got="not defined", passed=False)
-    got = f"{found.value:,.0f} [{found.low:,.0f}, {found.high:,.0f}]"
-    return Check(name=name, expected=expected, got=got, passed=found.low >= least, **found._asdict())
-
-
-def _at_most(name: str, found: Interval | None, most: float) -> Check:
-    expected = f"at most {most:g} at the interval's high end"
-    if found is None:
-        return Check(name=name, expected=expected, got="not defined", passed=False)
-    return Check(name=name, expected=expected, got=str(found), passed=found.high <= most, **found._asdict())
-
-
-def _no_worse(name: str, new: Figure, old: Figure | None, margin: float) -> Check:
-    expected = f"difference to the champion above -{margin:g} at its low end"
-    if old is None:
-        found = interval(new)
-        got = f"{found}, no champion yet" if found else "not defined"
-        return Check(name=name, expected="to be defined", got=got, passed=found is not None)
-    gap = difference(new, old)
-    if gap is None:
-        return Check(name=name, expected=expected, got="not defined", passed=False)
-    return Check(name=name, expected=expected, got=str(gap), passed=gap.low >= -margin, **gap._asdict())

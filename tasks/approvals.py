@@ -14,7 +14,7 @@ from mintmark.envelope import Signer
 from mintmark.errors import ProtocolError
 from mintmark.mailbox import ObjectStore
 
-_ENTRY = re.compile(r"([0-9]{3})-([a-z0-9][a-z0-9-]{0,39})")
+_ENTRY = re.compile(r"([0-9]{6})-([a-z0-9][a-z0-9-]{0,39})")
 
 
 def say(
@@ -40,7 +40,7 @@ def say(
         return before
     message = said.signed(signer)
     prefix = mailbox.approval_prefix(question.campaign, question.replaces)
-    mailbox.put_same(store, f"{prefix}{len(store.list(prefix)):03d}-{name}", message)
+    mailbox.put_same(store, f"{prefix}{len(store.list(prefix)):06d}-{name}", message)
     return Counted(said=said, key=signer.public_key.hex(), message=digest(message))
 
 

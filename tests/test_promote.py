@@ -142,7 +142,7 @@ def test_an_approval_counts_for_one_question_only(coordinator: Coordinator) -> N
     with pytest.raises(ProtocolError, match=r"approvers\.toml"):
         say(coordinator.store, PEOPLE.list, People().keys["ada"], asked, Verdict.APPROVE, "trust me", NOW)
     forged = People().say(asked, "cy")[0].said.signed(People().keys["cy"])
-    coordinator.store.put_once(mailbox.approval_prefix("summer", 1) + "000-cy", forged)
+    coordinator.store.put_once(mailbox.approval_prefix("summer", 1) + "000000-cy", forged)
     approve(coordinator, "summer", "ada")
     assert [counted.said.approver for counted in counted_approvals(coordinator.store, PEOPLE.list, asked)] == ["ada"]
     assert counted_approvals(coordinator.store, Approvers(), asked) == ()

@@ -128,6 +128,7 @@ def test_difference_of_lopsided_intervals() -> None:
         ({"challenger": evaluation(pooled=figures(recall=0.5))}, "recall at 0.50% false alarms"),
         ({"challenger": evaluation(pooled=figures(calibration=0.0195))}, "calibration error"),
         ({"challenger": evaluation(pooled=figures(calibration=0.0145))}, "calibration drift"),
+        ({"challenger": evaluation(pooled=figures(half=0.41))}, "better than chance"),
         ({"spent": 4.01}, "epsilon"),
         ({"spent": float("inf")}, "epsilon"),
         ({"campaign": campaign(epsilon=None), "spent": 0.5}, "epsilon"),
