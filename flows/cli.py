@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from flows import drift_cli, liveness_cli, simulate_cli, status_cli, up_cli
-from flows import liveness_cli, promotion_cli, simulate_cli, status_cli, up_cli
+from flows import drift_cli, liveness_cli, promotion_cli, simulate_cli, status_cli, up_cli
 from flows.register_cli import register
 from infra.gateway import cli as gateway_cli
 from mintmark.aggregation.rules import DEFAULT_RULE
