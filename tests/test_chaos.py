@@ -64,7 +64,9 @@ def test_a_step_holds_one_process_until_it_is_let_go(tmp_path: Path) -> None:
         assert held.is_alive()
     stage.reach("cards", 1, "charged", "bank-a")  # taken by another: not held
     assert held.is_alive()
-    stage.let_go()
+    process = stage.held()
+    assert process is not None
+    stage.let_go(process)
     held.join(timeout=30)
     assert not held.is_alive()
 

@@ -64,12 +64,14 @@ def table(outcomes: list[Outcome]) -> Table:
 def main() -> int:
     """Exit code 1 when a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m infra.chaos", description=__doc__)
-    parser.add_argument("--only", nargs="*", help="Play scenes whose names begin so; `small` plays four cells.")
+    parser.add_argument(
+        "--only", nargs="*", help="Play the scenes whose names begin so, in this order; `small` plays four cells."
+    )
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
     console = Console()
-    words = tuple(options.only or ("",))
-    chosen = [one for one in (*scenes(), *(small() if options.only else ())) if one.name.startswith(words)]
+    known = [*scenes(), *(small() if options.only else ())]
+    chosen = [scene for word in options.only or ("",) for scene in known if scene.name.startswith(word)]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     state = Path(tempfile.mkdtemp(prefix="mintmark-chaos-"))
     outcomes: list[Outcome] = []

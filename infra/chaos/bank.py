@@ -40,7 +40,7 @@ def run_child(arguments: list[str]) -> int:
 
     stage, at = Stage(Path(os.environ[VARIABLE])), dict[str, Any]()
     check, append, put, answer = (
-        local_round.check_own_updates,
+        vars(local_round)["check_own_updates"],
         Ledger.append,
         S3Store.put_once,
         local_round.answer_plan,
@@ -72,8 +72,8 @@ def run_child(arguments: list[str]) -> int:
 
     hooked: dict[str, Callable[..., Any]] = {"check_own_updates": checked, "answer_plan": answered}
     vars(local_round).update(hooked)
-    Ledger.append = appended  # type: ignore[method-assign]
-    S3Store.put_once = sent  # type: ignore[method-assign]
+    Ledger.append = appended  # type: ignore[assignment,method-assign]
+    S3Store.put_once = sent  # type: ignore[assignment,method-assign]
     return child.main(arguments)
 
 

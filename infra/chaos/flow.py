@@ -68,10 +68,10 @@ def _put_once(inner: Callable[[S3Store, str, bytes], bool]) -> Callable[[S3Store
     return wrapped
 
 
-vars(round_flow)["dispatch_plan"] = _dispatch(round_flow.dispatch_plan)
+vars(round_flow)["dispatch_plan"] = _dispatch(vars(round_flow)["dispatch_plan"])
 _around(round_flow, "ring_banks", "ring", "rung")
 _around(campaign_flow, "register_model", "register", "")
-S3Store.put_once = _put_once(S3Store.put_once)  # type: ignore[method-assign]
+S3Store.put_once = _put_once(S3Store.put_once)  # type: ignore[assignment,method-assign]
 for module in (round_flow, collect, campaign_flow):
     vars(module)["datetime"] = SkewedClock
 

@@ -20,10 +20,9 @@ from infra.embedded.process_tree import kill_family
 from mintmark import mailbox
 from mintmark.errors import StorageError
 
-POLL_S = 0.05
+POLL_S = 0.2
 STEP_S, RECOVERY_S = 120.0, 240.0
 ASK_S = 2.0
-FINAL = ("FAILED", "CRASHED", "CANCELLED")
 
 
 @dataclass(frozen=True)
@@ -42,25 +41,26 @@ class Player:
         self._theatre, self._scene, self._campaign = theatre, scene, scene.name
         self._store = theatre.coordinator.store
         self._asked, self._error = 0.0, ""
+        self._armed: Cell | None = None
+        self._again = False
         self.revived: list[str] = []
 
     def play(self) -> list[Outcome]:
         """All cells of the scene. What breaks a promise at the end is told of each: they shared the campaign."""
         self._start()
         seconds: dict[Cell, float | None] = {}
+        rounds = self._scene.rounds
+        order = [(cell, number) for number, cell in enumerate(self._scene.cells) if cell is not None]
+        order += [(cell, rounds) for cell in self._scene.finals]
         try:
-            for number, cell in enumerate(self._scene.cells):
-                if cell is not None and not self._error:
-                    seconds[cell] = self._hit(cell, number)
-            for cell in self._scene.finals:
+            for (cell, number), following in zip(order, [*order[1:], None], strict=True):
                 if not self._error:
-                    seconds[cell] = self._hit(cell, self._scene.rounds)
+                    seconds[cell] = self._hit(cell, number, following)
             self._wait(self._registered, RECOVERY_S)
         finally:
             self._mend()
         told = self._verdict()
-        cells = [cell for cell in (*self._scene.cells, *self._scene.finals) if cell is not None]
-        return [Outcome(cell.name, told, seconds.get(cell)) for cell in cells]
+        return [Outcome(cell.name, told, seconds.get(cell)) for cell, _ in order]
 
     def _start(self) -> None:
         from flows.deployments import start_campaign
@@ -80,27 +80,39 @@ class Player:
             return "same bytes" + (f" ({late})" if late else "")
         return f"error: {self._error}" if self._error else "BROKEN: no end"
 
-    def _hit(self, cell: Cell, number: int) -> float | None:
-        """Arm, wait for the step, hit, and wait for the round's end; its seconds."""
-        bank = BANK if cell.at_bank else ""
+    def _hit(self, cell: Cell, number: int, following: tuple[Cell, int] | None) -> float | None:
+        """Wait for the step, hit, arm what is `following` before anybody goes on, and wait until the campaign has: until
+        the next round is planned, or the step that follows reached."""
         stage = self._theatre.stage
-        stage.arm(Fault(self._campaign, number, cell.step, bank, disk_full=cell.kind == "disk"))
-        if not self._wait(lambda: stage.held() is not None, STEP_S):
+        if self._armed is not cell:
+            self._arm(cell, number)
+        if not self._wait(lambda: stage.held() is not None or self._registered(), STEP_S) or stage.held() is None:
             stage.disarm()
             return None
         held, at = stage.held(), time.monotonic()
         assert held is not None
-        {
+        actions: dict[str, Callable[[Cell, Held], None]] = {
             "kill": self._kill,
             "store": self._fail_store,
             "clock": self._skew,
             "cut off": self._cut,
             "twins": self._twin,
-        }.get(cell.kind, lambda *_: None)(cell, held)
-        stage.let_go()
-        done = self._wait(lambda: self._went_on(number), RECOVERY_S)
+        }
+        if cell.kind in actions:
+            actions[cell.kind](cell, held)
+        if following is not None:
+            self._arm(*following)
+        stage.let_go(held)
+        done = self._wait(
+            lambda: self._went_on(number) or (following is not None and stage.held() is not None), RECOVERY_S
+        )
         self._mend()
         return round(time.monotonic() - at, 1) if done else None
+
+    def _arm(self, cell: Cell, number: int) -> None:
+        bank, full = BANK if cell.at_bank else "", cell.kind == "disk"
+        self._theatre.stage.arm(Fault(self._campaign, number, cell.step, bank, disk_full=full))
+        self._armed = cell
 
     def _kill(self, cell: Cell, held: Held) -> None:
         group, victim = self._theatre.group, cell.victim
@@ -128,7 +140,10 @@ class Player:
             proxy.fail("refuse")
 
     def _twin(self, cell: Cell, held: Held) -> None:
-        """A second run of the same campaign, as somebody starts it in the UI."""
+        self._start_another()
+
+    def _start_another(self) -> None:
+        """Another run of the same campaign, as somebody starts it in the UI."""
         deployment = self._theatre.ask("GET", "/deployments/name/campaign/mintmark")
         body = {
             "parameters": dict(policy_parameters(self._campaign, **self._scene.terms)),
@@ -181,6 +196,9 @@ class Player:
             states = {run["state_type"] for run in runs}
             if runs and states <= {"FAILED", "CRASHED", "CANCELLED"} and runs[0]["state_type"] == "FAILED":
                 self._error = str(runs[0]["state"]["message"])
+            if runs and runs[0]["state_type"] == "COMPLETED" and not self._again and not self._registered():
+                self._again = True  # MLflow was away: as people do, start the campaign again to register its model
+                self._start_another()
         return bool(self._error)
 
     def _ours(self, run: dict[str, object]) -> bool:

@@ -39,8 +39,7 @@ class FaultProxy:
         self._mode: Mode = ""
         self._left, self._lock = 0, threading.Lock()
         self._listings: dict[str, tuple[int, list[tuple[str, str]], bytes]] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"proxy": self}))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), type("Bound", (_Handler,), {"proxy": self}))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
@@ -100,6 +99,14 @@ class FaultProxy:
         """The first answer that a listing got since it went stale."""
         with self._lock:
             return self._listings.setdefault(path, answer)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, *_: object) -> None:
+        """A client that hangs up is what this is for."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -18,7 +18,7 @@ import errno
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 VARIABLE = "MINTMARK_CHAOS"
@@ -38,6 +38,8 @@ class Fault:
     step: str
     bank: str = ""
     disk_full: bool = False
+    number: int = 0
+    """Counts the faults of a stage: what lets one go is not another's."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Held:
 
     pid: int
     parent: int
+    number: int
 
 
 class Stage:
@@ -53,24 +56,25 @@ class Stage:
 
     def __init__(self, folder: Path) -> None:
         self._armed, self._taken = folder / "armed.json", folder / "taken.json"
-        self._held, self._go, self._folder = folder / "held.json", folder / "go", folder
+        self._held, self._folder, self._count = folder / "held.json", folder, 0
 
     def arm(self, fault: Fault) -> None:
-        for path in (self._taken, self._held, self._go):
-            path.unlink(missing_ok=True)
-        _write(self._armed, asdict(fault))
+        self._count += 1
+        _write(self._armed, asdict(replace(fault, number=self._count)))
 
     def disarm(self) -> None:
         self._armed.unlink(missing_ok=True)
 
     def held(self) -> Held | None:
+        """The process that has reached the newest fault; None before."""
         try:
-            return Held(**json.loads(self._held.read_text()))
+            held = Held(**json.loads(self._held.read_text()))
         except FileNotFoundError:
             return None
+        return held if held.number == self._count else None
 
-    def let_go(self) -> None:
-        self._go.touch()
+    def let_go(self, held: Held) -> None:
+        (self._folder / f"go-{held.number}").touch()
 
     def set_clock(self, party: str, seconds: float) -> None:
         """How far a party's clock is ahead."""
@@ -102,11 +106,11 @@ class Stage:
             self._armed.rename(self._taken)
         except FileNotFoundError:
             return
-        _write(self._held, asdict(Held(os.getpid(), os.getppid())))
+        _write(self._held, asdict(Held(os.getpid(), os.getppid(), fault.number)))
         if fault.disk_full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         deadline = time.monotonic() + HOLD_S
-        while not self._go.exists() and time.monotonic() < deadline:
+        while not (self._folder / f"go-{fault.number}").exists() and time.monotonic() < deadline:
             time.sleep(POLL_S)
 
 

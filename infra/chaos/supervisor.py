@@ -21,7 +21,7 @@ class Supervisor(ProcessGroup):
         self._commands: dict[str, tuple[Sequence[str], dict[str, Any]]] = {}
 
     @override
-    def start(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], **how: Any) -> Any:  # type: ignore[override]
+    def start(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], **how: Any) -> Any:
         if not how.get("job"):
             self._commands[name] = (argv, {"env": env, **how})
         return super().start(name, argv, env=env, **how)

@@ -57,7 +57,7 @@ def _model(theatre: Theatre, campaign: str, plans: list[RoundPlan]) -> list[str]
         manifest = read_manifest(real, plan)
         if manifest is None:
             continue
-        judged = [update.bank for update in manifest.accepted] + [one.bank for one in manifest.rejected]
+        judged = _heard_of(manifest)
         try:
             made.add(settle_round(quiet, plan, dict.fromkeys(judged, 0.0), manifest.closed_at))
         except QuorumError:
@@ -69,12 +69,16 @@ def _model(theatre: Theatre, campaign: str, plans: list[RoundPlan]) -> list[str]
     return found
 
 
+def _heard_of(manifest: Manifest) -> list[str]:
+    return [update.bank for update in manifest.accepted] + [rejection.bank for rejection in manifest.rejected]
+
+
 def _copy_without_results(real: Coordinator, campaign: str, plans: list[RoundPlan]) -> MemoryStore:
     store = MemoryStore()
     keys = real.store.list("public/rosters/") + real.store.list(f"public/campaigns/{campaign}/plans/")
     for plan in plans:
         manifest = read_manifest(real, plan)
-        banks = [one.bank for one in (*manifest.accepted, *manifest.rejected)] if manifest else []
+        banks = _heard_of(manifest) if manifest else []
         keys += [mailbox.update_key(bank, campaign, plan.round, plan.attempt) for bank in banks]
     for key in keys:
         store.put_once(key, mailbox.get_required(real.store, key, max_bytes=MAX_BYTES))
