@@ -1,7 +1,8 @@
 """`S3Store`: the mailbox in an S3 bucket, and the only place that imports boto3.
 
 Writes carry `If-None-Match: *`, which makes them write-once; boto3's checksums stay on. Passing trouble (500, 503, cut
-connections) is retried by boto3 with back-off and then becomes a `StorageError`.
+connections) is retried by boto3 with back-off, for some seconds or, by a coordinator, for about a minute: as long as it
+takes to start a server again. Then it becomes a `StorageError`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from mintmark.errors import StorageError, TooLargeError
 
 TIMEOUT_S = 20
 ATTEMPTS = 5
+PATIENT_ATTEMPTS = 10
 MAX_KEYS = 100_000
 
 
@@ -30,7 +32,7 @@ class S3Location:
 class S3Store:
     """An `ObjectStore` in one bucket."""
 
-    def __init__(self, where: S3Location) -> None:
+    def __init__(self, where: S3Location, attempts: int = ATTEMPTS) -> None:
         import boto3
         from botocore.config import Config
 
@@ -44,7 +46,7 @@ class S3Store:
             config=Config(
                 connect_timeout=TIMEOUT_S,
                 read_timeout=TIMEOUT_S,
-                retries={"max_attempts": ATTEMPTS, "mode": "standard"},
+                retries={"max_attempts": attempts, "mode": "standard"},
                 s3={"addressing_style": "path"},
             ),
         )

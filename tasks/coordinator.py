@@ -33,7 +33,7 @@ from mintmark.errors import DataError, ProtocolError
 from mintmark.mailbox import ObjectStore
 from mintmark.messages import MAX_ARTIFACT_BYTES, ModelArtifact
 from mintmark.roster import MAX_ROSTER_BYTES, Member, Roster
-from mintmark.s3 import S3Location, S3Store
+from mintmark.s3 import PATIENT_ATTEMPTS, S3Location, S3Store
 from mintmark.schema import FeatureSchema, dump_schema, parse_schema
 from mintmark.settings import StorageKey, dump_toml, read_toml, write_private
 from tasks.shipped import shipped
@@ -125,7 +125,8 @@ def open_coordinator(home: Path) -> Coordinator:
     """Read the folder, and make the store prove that it is write-once before anything is trusted to it."""
     settings = read_toml(home / "coordinator.toml", CoordinatorSettings)
     key = read_toml(home / "identity" / "storage.toml", StorageKey)
-    store = S3Store(S3Location(settings.storage_endpoint, settings.storage_bucket, key.access_key, key.secret_key))
+    where = S3Location(settings.storage_endpoint, settings.storage_bucket, key.access_key, key.secret_key)
+    store = S3Store(where, PATIENT_ATTEMPTS)
     mailbox.prove_write_once(store, f"public/proofs/{time.time_ns():020d}")
     return Coordinator(
         settings=settings,

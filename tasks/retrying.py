@@ -6,8 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
-from prefect.client.schemas.objects import TaskRun
-from prefect.states import State
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from mintmark.errors import ConflictError, StorageError, TooLargeError
