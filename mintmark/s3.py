@@ -36,7 +36,7 @@ class S3Store:
         import boto3
         from botocore.config import Config
 
-        self._bucket = where.bucket
+        self._bucket, self._attempts = where.bucket, attempts
         self._client: Any = boto3.client(
             "s3",
             endpoint_url=where.endpoint,
@@ -54,18 +54,23 @@ class S3Store:
     def get(self, key: str, *, max_bytes: int) -> bytes | None:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        try:
-            body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"]
-            data = bytes(body.read(max_bytes + 1))
-        except ClientError as error:
-            if _status(error) == 404 and error.response["Error"].get("Code") != "NoSuchBucket":
-                return None
-            raise _storage_error("read", key, error) from None
-        except (BotoCoreError, OSError) as error:
-            raise _storage_error("read", key, error) from None
-        if len(data) > max_bytes:
-            raise TooLargeError(f"{key}: expected at most {max_bytes} bytes, got more")
-        return data
+        for _ in range(self._attempts):  # boto3 tries a request again, not the reading of its answer
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=key)
+                data = bytes(answer["Body"].read(max_bytes + 1))
+            except ClientError as error:
+                if _status(error) == 404 and error.response["Error"].get("Code") != "NoSuchBucket":
+                    return None
+                raise _storage_error("read", key, error) from None
+            except _broken_off():
+                continue
+            except (BotoCoreError, OSError) as error:
+                raise _storage_error("read", key, error) from None
+            if len(data) > max_bytes:
+                raise TooLargeError(f"{key}: expected at most {max_bytes} bytes, got more")
+            if len(data) == answer["ContentLength"]:
+                return data
+        raise StorageError(f"cannot read {key} in the object store: every answer broke off; is the network well?")
 
     def put_once(self, key: str, data: bytes) -> bool:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -92,6 +97,12 @@ class S3Store:
         except (ClientError, BotoCoreError, OSError) as error:
             raise _storage_error("list", prefix, error) from None
         return sorted(keys)
+
+
+def _broken_off() -> tuple[type[Exception], ...]:
+    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
+    return IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
 
 def _status(error: Any) -> int:

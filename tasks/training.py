@@ -17,8 +17,8 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
-from prefect.client.schemas.sorting import DeploymentSort
-from prefect.exceptions import ObjectAlreadyExists, PrefectException
+from prefect.client.schemas.sorting import DeploymentSort, FlowRunSort
+from prefect.exceptions import ObjectAlreadyExists
 
 from mintmark import mailbox
 from mintmark.plan import RoundPlan
@@ -71,17 +71,26 @@ def ring_again(plan: RoundPlan, missing: Sequence[str]) -> None:
 
     A server that is away is asked the next time: nobody waits for it here.
     """
-    with contextlib.suppress(PrefectException, httpx.HTTPError), get_client(sync_client=True) as client:
-        tags = FlowRunFilterTags(
-            all_=[f"campaign:{plan.campaign.name}", f"round:{plan.round}", f"attempt:{plan.attempt}"]
-        )
-        rung: dict[str, list[FlowRun]] = {bank: [] for bank in missing}
-        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=tags), limit=_PAGE):
-            bank = (run.idempotency_key or "").removeprefix(f"{_label(plan)}/").partition("/")[0]
-            rung.get(bank, []).append(run)
-        again = {bank: len(runs) for bank, runs in rung.items() if runs and all(map(_in_vain, runs))}
+    try:
+        with get_client(sync_client=True) as client:
+            again = _rung_in_vain(client, plan, missing)
         if again:
             ring(plan, sorted(again), again)
+    except httpx.HTTPError as error:
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
+            raise
+
+
+def _rung_in_vain(client: SyncPrefectClient, plan: RoundPlan, missing: Sequence[str]) -> dict[str, int]:
+    """How often each bank was rung whose every run has ended in vain."""
+    tags = [f"campaign:{plan.campaign.name}", f"round:{plan.round}", f"attempt:{plan.attempt}"]
+    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=tags))
+    rung: dict[str, list[FlowRun]] = {bank: [] for bank in missing}
+    for run in client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=_PAGE):
+        bank = (run.idempotency_key or "").removeprefix(f"{_label(plan)}/").partition("/")[0]
+        if bank in rung:
+            rung[bank].append(run)
+    return {bank: len(runs) for bank, runs in rung.items() if runs and all(map(_in_vain, runs))}
 
 
 def _in_vain(run: FlowRun) -> bool:

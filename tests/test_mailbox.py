@@ -12,6 +12,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from infra.chaos.proxy import FaultProxy
 from mintmark import mailbox, s3
 from mintmark.errors import ProtocolError, StorageError, TooLargeError
 from mintmark.mailbox import MemoryStore, ObjectStore, get_required, prove_write_once, put_same
@@ -128,6 +129,19 @@ class TestS3Store(StoreContract):
         )
         client.create_bucket(Bucket=where.bucket)
         return S3Store(where)
+
+    def test_half_an_object_is_none(self, endpoint: str, store: ObjectStore) -> None:
+        """An answer that breaks off is asked for again, and never passed on as the object; nor is a write done twice."""
+        assert isinstance(store, S3Store)
+        with FaultProxy(endpoint) as proxy:
+            through = S3Store(location(proxy.url, store._bucket))
+            proxy.fail("cut", requests=2)
+            assert through.put_once("public/plan", b"a plan of some length") is False  # written; the answer was lost
+            proxy.fail("cut", requests=1)
+            assert through.get("public/plan", max_bytes=100) == b"a plan of some length"
+            proxy.fail("cut")
+            with pytest.raises(StorageError, match="broke off"):
+                through.get("public/plan", max_bytes=100)
 
     def test_lists_have_a_limit(self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
         """A flood of objects is an error, not a list without end."""
