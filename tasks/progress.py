@@ -79,11 +79,13 @@ class CampaignWatch:
         if mailbox.manifest_key(*place) not in closed:
             return progress
         message = mailbox.get_required(self._store, mailbox.manifest_key(*place), max_bytes=MAX_MANIFEST_BYTES)
-        report = None
+        manifest, report = Manifest.read(message, self._key), None
+        if not manifest.settled:  # a failed attempt closes nothing: another follows
+            return progress
         if mailbox.report_key(*place) in reported:
             told = mailbox.get_required(self._store, mailbox.report_key(*place), max_bytes=MAX_REPORT_BYTES)
             report = AggregationReport.read(told, self._key)
-        progress = RoundProgress(plan, progress.answered, Manifest.read(message, self._key), report)
+        progress = RoundProgress(plan, progress.answered, manifest, report)
         if report is not None:
             self._closed[round_] = progress
         return progress

@@ -19,6 +19,7 @@ from tasks.aggregation import read_manifest, settle_round
 from tasks.collect import REMIND_S, wait_for_updates
 from tasks.coordinator import publish_roster
 from tasks.dispatch import cohort_of
+from tasks.progress import CampaignWatch
 
 BANKS = ("bank-0", "bank-1", "bank-2", "bank-3")
 
@@ -123,6 +124,8 @@ def test_another_attempt_asks_the_same_and_costs_nothing(consortium: Consortium)
     for bank in BANKS:
         with consortium.ledger(bank) as ledger:
             assert [entry.kind for entry in ledger.entries] == ["charge", "drawn"]
+    watch = CampaignWatch(consortium.store, "cards", BANKS, consortium.coordinator.signer.public_key)
+    assert [(one.round, one.answered, one.manifest) for one in watch.rounds()] == [(0, BANKS, record)]
     failed = read_manifest(consortium.coordinator, first)
     assert failed is not None and not failed.settled
 
