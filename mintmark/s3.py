@@ -101,8 +101,11 @@ class S3Store:
 
 def _broken_off() -> tuple[type[Exception], ...]:
     from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+    from urllib3.exceptions import (
+        ProtocolError as ConnectionBroken,
+    )  # of a refusal's body, which botocore does not wrap
 
-    return IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+    return IncompleteReadError, ReadTimeoutError, ResponseStreamingError, ConnectionBroken
 
 
 def _status(error: Any) -> int:

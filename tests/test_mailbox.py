@@ -139,6 +139,8 @@ class TestS3Store(StoreContract):
             assert through.put_once("public/plan", b"a plan of some length") is False  # written; the answer was lost
             proxy.fail("cut", requests=1)
             assert through.get("public/plan", max_bytes=100) == b"a plan of some length"
+            proxy.fail("cut", requests=1)
+            assert through.get("public/nothing", max_bytes=100) is None
             proxy.fail("cut")
             with pytest.raises(StorageError, match="broke off"):
                 through.get("public/plan", max_bytes=100)
