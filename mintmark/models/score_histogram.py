@@ -188,15 +188,18 @@ def _words(query: ScoreQuery, division: Division, rows: RowState) -> npt.NDArray
         if division.name == "all" or held_out is None:
             return np.zeros(len(rows), dtype=np.int64)
         week = (rows.days.astype(np.int64) - (held_out.first_day - _EPOCH).days) // 7 + 1
-        return np.asarray(np.where((week > 0) & (week <= held_out.weeks), week, 0))
-    feature, codes = query.schema.features[division.feature], rows.codes[division.feature].astype(np.int64)
+        within: npt.NDArray[np.int64] = np.where((week > 0) & (week <= held_out.weeks), week, 0)
+        return within
+    feature = query.schema.features[division.feature]
+    codes: npt.NDArray[np.int64] = rows.codes[division.feature].astype(np.int64)
     if feature.kind is FeatureKind.CATEGORY:
         return codes
     # A row's value is known to its cell of the feature's grid: the cell's upper end decides.
     upper = np.append(feature.grid(), feature.upper)
     upper = np.floor(upper) if feature.kind is FeatureKind.INTEGER else upper
     words: npt.NDArray[np.int64] = np.append(0, 1 + np.searchsorted(feature.fairness_edges, upper, side="left"))
-    return words[codes]
+    own: npt.NDArray[np.int64] = words[codes]
+    return own
 
 
 def _values(schema: FeatureSchema, rows: RowState) -> Floats:
