@@ -94,7 +94,7 @@ def test_without_noise_figures_are_scikit_learns_within_the_resolution(seed: int
         assert abs(figure.value - exact) <= min(best - worst, allowed)
     false_rate, recall, _ = roc_curve(labels, probability)
     assert found.recall_at_false_positives.value == pytest.approx(np.interp(0.005, false_rate, recall), abs=allowed)
-    assert (found.rows.value, found.positives.value) == pytest.approx((len(table), labels.sum()), rel=1e-5)
+    assert (found.rows.value, found.positives.value) == pytest.approx((len(table), labels.sum()), rel=1e-4)
 
 
 def test_parts_add_up_to_all_rows() -> None:
@@ -112,13 +112,13 @@ def test_parts_add_up_to_all_rows() -> None:
     }
     for word, mask in loops.items():
         by_class = [(mask & (rows == label)).sum() for label in (0, 1)]
-        np.testing.assert_allclose(found["hour"][word].counts.sum(axis=1), by_class, rtol=1e-5)
+        np.testing.assert_allclose(found["hour"][word].counts.sum(axis=1), by_class, rtol=1e-4)
     week = (table.days - (np.datetime64("2026-03-02") - np.datetime64("1970-01-01")).astype(int)) // 7
     for number, word in ((0, "2026-w10"), (1, "2026-w11"), (2, "other")):
-        assert found["weeks"][word].counts.sum() == pytest.approx((week == number).sum(), rel=1e-5)
+        assert found["weeks"][word].counts.sum() == pytest.approx((week == number).sum(), rel=1e-4)
     money = np.minimum(table.features[:, 0] / 500, 1)[rows == 1].sum()
     for words in found.values():
-        assert sum(own.counts.sum() for own in words.values()) == pytest.approx(len(table), rel=1e-5)
+        assert sum(own.counts.sum() for own in words.values()) == pytest.approx(len(table), rel=1e-4)
         assert sum(own.value.sum() for own in words.values()) == pytest.approx(money, rel=0.02)
 
 
