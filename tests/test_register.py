@@ -80,7 +80,7 @@ def test_registered_once_whole_and_loaded_only_as_signed(consortium: Consortium,
 
     client = mlflow.MlflowClient(coordinator.settings.mlflow)
     run = client.get_run(registered.run_id)
-    assert run.data.metrics["evaluation/auprc"] == round(record.pooled.auprc.value or 0, 4)
+    assert run.data.metrics["evaluation/rows"] == round(record.pooled.rows.value or 0, 4)
     assert [metric.step for metric in client.get_metric_history(registered.run_id, "rounds/accepted")] == [0, 1, 2, 3]
     children = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{registered.run_id}'")
     assert len(children) == 4
