@@ -104,7 +104,7 @@ def _record(coordinator: Coordinator, artifact: ModelArtifact, model_digest: str
 
 def _alert_rate(alerts_per_day: int | None, campaign: Campaign, every_row: ScoreHistogram) -> float | None:
     """The share of all rows that the consortium's budget of alerts a day lets become one; None when days are not known."""
-    rows = float(every_row.counts.sum())
+    rows = float(np.maximum(every_row.counts.sum(axis=1), 0.0).sum())  # as figures count them
     if alerts_per_day is None or campaign.held_out is None or rows <= 0:
         return None
     return min(1.0, alerts_per_day * 7 * campaign.held_out.weeks / rows)
