@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
@@ -65,6 +66,10 @@ class Player:
     def _start(self) -> None:
         from flows.deployments import start_campaign
 
+        servers = ("ministack", "prefect", "mlflow")  # the scene before may have killed one at its very end
+        self._theatre.group.wait_all_ready(
+            {name: partial(self._theatre.server_answers, name) for name in servers}, RECOVERY_S, on_ready=lambda _: None
+        )
         start_campaign(self._theatre.endpoints.prefect_api, self._parameters())
 
     def _parameters(self) -> dict[str, Any]:
