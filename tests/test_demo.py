@@ -190,7 +190,7 @@ def test_interrupt_in_the_middle(started: subprocess.Popen[str], tmp_path: Path,
     [
         ("fraud", 7, "bank-1: column fraud: expected 0 or 1 in every row, got something else or nothing in 4000 rows"),
         ("amount", np.inf, "bank-1: column amount: expected finite or missing values, got 4000 infinite ones"),
-        ("payments", None, "expected the columns amount, hour, payments, fraud, card, bank, test, got no payments"),
+        ("payments", None, "expected the columns amount, hour, payments, fraud, card, test, bank, got no payments"),
         ("test", 1, "bank-1: expected rows to train on, got only rows with test set"),
     ],
 )

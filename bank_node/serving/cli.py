@@ -16,7 +16,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Where to listen. Without login or TLS: put a proxy before any other.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port it listens on.")] = 8080,
     model: Annotated[
         str | None,
         typer.Option(help="deployed, champion, or a campaign's name. Without it: the deployed one if there is one."),
