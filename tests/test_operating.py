@@ -18,7 +18,7 @@ from flows.campaign import run_campaign
 from flows.campaign_form import campaign_name
 from flows.deployments import cron
 from mintmark.envelope import generate_signer
-from mintmark.errors import DataError, ProtocolError
+from mintmark.errors import DataError, ProtocolError, QuorumError
 from mintmark.mailbox import update_key
 from mintmark.plan import MAX_EPSILON
 from tasks.artifacts import artifacts_of, bank_row, round_row, sentence
@@ -53,11 +53,11 @@ def test_form_refuses_with_a_reason(field: str, value: Any, reason: str) -> None
 
 
 def test_form_needs_nothing_and_explains_everything() -> None:
-    """Every field has a default and a description, the top level five fields at most, and nothing is asked twice."""
+    """Every field has a default and a description, the top level six fields at most, and nothing is asked twice."""
     filled()
     filled(campaign="cards-2026-w14", epsilon=1, expert={"deadline_s": 60, "liars": 0})
     expert = SCHEMA["definitions"]["ExpertTerms"]["properties"]
-    assert SCHEMA["required"] == [] and len(SCHEMA["properties"]) <= 5
+    assert SCHEMA["required"] == [] and len(SCHEMA["properties"]) <= 6
     for name, field in (SCHEMA["properties"] | expert).items():
         assert field["description"] and "default" in field, name
 
@@ -112,14 +112,17 @@ def test_status_of_an_open_round(consortium: Consortium) -> None:
 
 
 def test_status_names_the_late_and_the_rejected(consortium: Consortium) -> None:
-    """A bank that sent garbage is told rejected with the reason, one that sent nothing late; both are out of the round."""
-    consortium.store._objects[update_key("bank-2", "cards", 1, 0)] = b"garbage"
+    """An attempt that failed closes nothing; in the next one a bank that sends garbage is told rejected, with the reason."""
     consortium.answer("bank-0", consortium.next)  # type: ignore[attr-defined]
     del consortium.store._objects[update_key("bank-1", "cards", 1, 0)]
-    with pytest.raises(Exception, match="quorum"):
+    with pytest.raises(QuorumError, match="no answer from bank-1, bank-2"):
         consortium.settle(consortium.next)  # type: ignore[attr-defined]
-    consortium.answer("bank-1", consortium.next)  # type: ignore[attr-defined]
-    consortium.settle(consortium.next)  # type: ignore[attr-defined]
+    again = consortium.plan(consortium.model, attempt=1)  # type: ignore[attr-defined]
+    assert round_row(read(consortium).rounds[1])["in it"] != "2 of 3"
+    for bank in ("bank-0", "bank-1"):
+        consortium.answer(bank, again)
+    consortium.store._objects[update_key("bank-2", "cards", 1, 1)] = b"garbage"
+    consortium.settle(again)
     status = read(consortium)
     assert status.banks[2].last == "rejected: not authentic"
     assert status.banks[2].budget is None  # its newest word is not its own
