@@ -17,6 +17,7 @@ from mintmark.models.leaf_values import HESSIAN, STEPS, leaf_values, round_value
 from mintmark.models.learner import NoisySum
 from mintmark.models.lightgbm_text import load
 from mintmark.models.rows import code_table, leaves_of, remember
+from mintmark.models.score_histogram import ScoreQuery
 from mintmark.models.tree import Tree
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
 from mintmark.privacy.mechanism import LATTICE, bounded_sum
@@ -159,6 +160,41 @@ def test_noise_alone_grows_nothing() -> None:
     rng = np.random.default_rng(3)
     sums = np.stack([rng.uniform(-1, 1, (4, 8)), rng.uniform(0, 5, (4, 8))], axis=2)
     assert (leaf_values([sums], noise=1.0, lam=5.0) == 0).all()
+
+
+@pytest.mark.parametrize("signal", [0.0, 6.0])
+def test_a_round_without_gain_adds_no_trees(signal: float) -> None:
+    """Rounds of trees whose sums are noise add none, and everybody derives the next question all the same; with a signal
+    well above the noise they add theirs."""
+    learner, campaign, rng = GuidedBoosting(), terms(1, rounds=7, epsilon=4.0), np.random.default_rng(12)
+    state, grown = learner.start(campaign, SCHEMA), []
+    for _ in range(campaign.rounds):
+        query = learner.query(state)
+        shape = shape_of(query)
+        sums = np.concatenate([rng.normal(0, 5, (*shape[:2], 1)), rng.uniform(0, 30, (*shape[:2], 1))], axis=2)
+        if not state.slopes[1:]:
+            sums[..., 0] -= 20.0 * np.arange(shape[1]) / shape[1]
+        else:
+            sums[..., 0] += signal * 5 * rng.choice([-1, 1], shape[:2])
+        after = learner.settle(state, query, NoisySum(sums, 5.0))
+        grown.append(len(after.trees) - len(state.trees))
+        state = after
+    assert isinstance(learner.query(state), ScoreQuery) and min(grown[:2]) == len(SCHEMA.features)
+    assert min(grown[2:]) >= FEWEST_TREES if signal else grown[2:].count(0) >= 3
+
+
+def test_trees_that_agree_do_not_diverge() -> None:
+    """The worst case, T times the same tree, round after round: squared gradients over hessians never grow."""
+    rng = np.random.default_rng(3)
+    hessian, optimum = rng.uniform(1, 50, 64), rng.normal(0, 0.5, 64)
+    at, losses = np.zeros(64), []
+    for _ in range(20):
+        sums = np.stack([hessian * (at - optimum), hessian], axis=1)
+        losses.append(float(sums[:, 0] ** 2 @ (1 / hessian)))
+        levels = sums_by_level(np.tile(sums, (10, 1, 1)))
+        at = at + round_values(levels, 0.0, 1e-9, np.zeros((10, 63), np.int64)).sum(axis=0)
+    assert (np.diff(losses) <= 1e-9 * losses[0]).all()
+    assert max(STEPS) <= 2
 
 
 def test_the_first_question_looks_at_nothing() -> None:

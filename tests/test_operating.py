@@ -112,7 +112,7 @@ def test_status_of_an_open_round(consortium: Consortium) -> None:
 
 
 def test_status_names_the_late_and_the_rejected(consortium: Consortium) -> None:
-    """An attempt that failed closes nothing; in the next one a bank that sends garbage is told rejected, with the reason."""
+    """An attempt that failed closes nothing; in the next a bank that sends garbage is told rejected, and why."""
     consortium.answer("bank-0", consortium.next)  # type: ignore[attr-defined]
     del consortium.store._objects[update_key("bank-1", "cards", 1, 0)]
     with pytest.raises(QuorumError, match="no answer from bank-1, bank-2"):

@@ -74,7 +74,8 @@ def test_whole_campaign(consortium: Consortium) -> None:
     """Every bank in every round, one update each, the ledger at the campaign's epsilon, all trees and an evaluation."""
     model = consortium.run(consortium.campaign(rounds=3), 4)
     state = replay(consortium.coordinator.model("cards", model), SCHEMA)
-    assert len(state.trees) == 2 * len(SCHEMA.features) + FEWEST_TREES  # two additive rounds, one of trees
+    additive = 2 * len(SCHEMA.features)  # two rounds of them, one of trees: none where the noise hides what they gain
+    assert len(state.trees) in (additive, additive + FEWEST_TREES)
     assert 0 <= (evaluate_scores(consortium.coordinator, "cards", model).pooled.auprc.value or 0) <= 1
     for name in consortium.banks:
         assert len(consortium.store.list(f"from/{name}/")) == 4

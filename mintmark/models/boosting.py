@@ -188,13 +188,16 @@ def _guided(state: BoostingState) -> BoostingState:
 def _settle_random_trees(
     state: BoostingState, query: TreeQuery, splits: Splits, sums: Floats, noise: float
 ) -> BoostingState:
-    """Append the random trees with the values of their leaves; learn from their nodes."""
+    """Append the random trees with the values of their leaves, none where the round shows no gain above the noise; learn
+    from their nodes."""
     assert state.guidance is not None  # there since the last additive round
     lam, levels = _prior(sums, noise), leaf_values.sums_by_level(sums)
     known = guidance.learn_from_trees(state.guidance, splits, levels, noise, lam)
-    values = leaf_values.round_values(levels, noise, lam, _directions(state.schema)[splits.feature])
-    trees = state.trees + _with_values(query.trees, values)
-    return replace(state, round=state.round + 1, trees=trees, guidance=known)
+    added: tuple[Tree, ...] = ()
+    if leaf_values.shows_gain(sums, noise, lam):
+        values = leaf_values.round_values(levels, noise, lam, _directions(state.schema)[splits.feature])
+        added = _with_values(query.trees, values)
+    return replace(state, round=state.round + 1, trees=state.trees + added, guidance=known)
 
 
 def _number_bins(epsilon: float | None) -> int:

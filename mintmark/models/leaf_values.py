@@ -4,7 +4,10 @@ With G and H the sums of gradients and hessians in a node, v its parent's value,
 G, s / C that in H and lambda the prior: $r = G + H v$, its variance $\sigma^2 = s^2 (1 + v^2 / C^2)$, and
 $v \leftarrow v - \max(0, 1 - \sigma^2/r^2)\, r / (\max(H, 0) + \lambda)$, clipped to +-2. A level's correction to its
 parents is added with that level's step (`STEPS`) over T: trees share what shows near their roots and differ below,
-so deep corrections overlap less and may go further. Where a feature is monotone, `monotone.py` bounds every level's values.
+so deep corrections overlap less and may go further, but never beyond 2. A tree's corrections are orthogonal projections (in
+the hessian's inner product), so the mean over trees of level steps $a_l$ shrinks or turns what is left by at most
+$\max_l |1 - a_l| \le 1$: however much trees agree, a round never makes the quadratic model of the loss worse.
+Where a feature is monotone, `monotone.py` bounds every level's values.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ Floats = npt.NDArray[np.float64]
 LEAF_BOUND = 2.0  # log-odds
 HESSIAN = 0.7
 """C: hessians are summed in this unit. Up to sqrt(8) a row's norm stays within 1; a customer's grows, and is clipped."""
-STEPS = (1.0, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
-"""By level, root first; deeper levels take the last."""
+STEPS = (1.0, 1.0, 1.5, 2.0)
+"""By level, root first; deeper levels take the last. At most 2: what is above can diverge where trees agree."""
 
 
 def round_values(levels: Sequence[Floats], noise: float, lam: float, direction: npt.NDArray[np.integer]) -> Floats:
@@ -35,6 +38,22 @@ def round_values(levels: Sequence[Floats], noise: float, lam: float, direction: 
     shift = node_values(root, np.zeros((1, 1)), noise**2 * levels[-1].shape[1] / len(levels[0]), lam)
     left = [np.stack([sums[..., 0] + np.maximum(sums[..., 1], 0.0) * shift, sums[..., 1]], axis=2) for sums in levels]
     return (shift + leaf_values(left, noise, lam, direction)) / len(levels[0])
+
+
+def shows_gain(sums: Floats, noise: float, lam: float) -> bool:
+    r"""Whether a round's sums [T, leaves, 2] show more gain than noise alone would: if not, its trees would add noise.
+
+    Over all leaves $\sum (G^2 - s^2) / (H + \lambda)$ is 0 in the mean under noise of standard deviation s alone, with a
+    standard deviation of $s^2 \sqrt{2 \sum (H + \lambda)^{-2}}$: the gain must exceed that.
+
+    >>> shows_gain(np.array([[[3.0, 1.0], [-3.0, 1.0]]]), noise=1.0, lam=1.0)
+    True
+    >>> shows_gain(np.array([[[1.0, 1.0], [-1.0, 1.0]]]), noise=1.0, lam=1.0)
+    False
+    """
+    weight = 1 / (np.maximum(sums[..., 1], 0.0) + lam)
+    gain = float(((sums[..., 0] ** 2 - noise**2) * weight).sum())
+    return bool(gain > noise**2 * np.sqrt(2 * np.square(weight).sum()))
 
 
 def leaf_values(
