@@ -41,19 +41,18 @@ def round_values(levels: Sequence[Floats], noise: float, lam: float, direction: 
 
 
 def shows_gain(sums: Floats, noise: float, lam: float) -> bool:
-    r"""Whether a round's sums [T, leaves, 2] show more gain than noise alone would: if not, its trees would add noise.
+    r"""Whether a round's sums [T, leaves, 2] show any gain beyond what noise makes: if not, its trees would add noise.
 
-    Over all leaves $\sum (G^2 - s^2) / (H + \lambda)$ is 0 in the mean under noise of standard deviation s alone, with a
-    standard deviation of $s^2 \sqrt{2 \sum (H + \lambda)^{-2}}$: the gain must exceed that.
+    Over all leaves $\sum (G^2 - s^2) / (H + \lambda)$ is 0 in the mean under noise of standard deviation s alone. Asking for more, a
+    standard deviation above 0, was tried and dropped rounds that were worth something.
 
     >>> shows_gain(np.array([[[3.0, 1.0], [-3.0, 1.0]]]), noise=1.0, lam=1.0)
     True
-    >>> shows_gain(np.array([[[1.0, 1.0], [-1.0, 1.0]]]), noise=1.0, lam=1.0)
+    >>> shows_gain(np.array([[[0.5, 1.0], [-1.0, 1.0]]]), noise=1.0, lam=1.0)
     False
     """
     weight = 1 / (np.maximum(sums[..., 1], 0.0) + lam)
-    gain = float(((sums[..., 0] ** 2 - noise**2) * weight).sum())
-    return bool(gain > noise**2 * np.sqrt(2 * np.square(weight).sum()))
+    return float(((sums[..., 0] ** 2 - noise**2) * weight).sum()) > 0
 
 
 def leaf_values(
