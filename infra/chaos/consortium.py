@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -101,9 +102,12 @@ def _direct(coordinator: Coordinator, consortium: HookedConsortium, endpoints: E
 
 def _hook_the_flow(theatre: Theatre) -> None:
     deployment = theatre.ask("GET", "/deployments/name/campaign/mintmark")
-    response = httpx.patch(
-        f"{theatre.endpoints.prefect_api}/deployments/{deployment['id']}", json={"entrypoint": FLOW}, trust_env=False
-    )
+    with httpx.Client(base_url=theatre.endpoints.prefect_api, timeout=20, trust_env=False) as client:
+        for wait_s in (1.0, 2.0, 4.0, None):  # a server that has just started may answer 503
+            response = client.patch(f"/deployments/{deployment['id']}", json={"entrypoint": FLOW})
+            if response.status_code != 503 or wait_s is None:
+                break
+            time.sleep(wait_s)
     response.raise_for_status()
 
 
@@ -123,7 +127,7 @@ def _keep_users(theatre: Theatre, state: Path) -> None:
     theatre.group.wait_ready("ministack", lambda: theatre.server_answers("ministack"), 60)
 
 
-def policy_parameters(campaign: str, **terms: Any) -> Mapping[str, Any]:
+def policy_parameters(campaign: str, rounds: int = 3, **terms: Any) -> Mapping[str, Any]:
     """What a campaign of the matrix is started with."""
-    base = {"campaign": campaign, "rounds": 3, "epsilon": EPSILON, "rule": "weighted_mean", "seed": SEED}
-    return base | {"liars": 0, "quorum": BANKS, "deadline_s": 90.0} | terms
+    expert = {"rule": "weighted_mean", "seed": SEED, "liars": 0, "quorum": BANKS, "deadline_s": 90.0}
+    return {"campaign": campaign, "rounds": rounds, "epsilon": EPSILON, "expert": expert | terms}
