@@ -43,8 +43,8 @@ def round_values(levels: Sequence[Floats], noise: float, lam: float, direction: 
 def shows_gain(sums: Floats, noise: float, lam: float) -> bool:
     r"""Whether a round's sums [T, leaves, 2] show any gain beyond what noise makes: if not, its trees would add noise.
 
-    Over all leaves $\sum (G^2 - s^2) / (H + \lambda)$ is 0 in the mean under noise of standard deviation s alone. Asking for
-    more, a standard deviation above 0, was tried and dropped rounds that were worth something.
+    Over all leaves $\sum (G^2 - s^2) / (H + \lambda)$ is 0 in the mean under noise of standard deviation s alone. Asking
+    for more, a standard deviation above 0, was tried and dropped rounds that were worth something.
 
     >>> shows_gain(np.array([[[3.0, 1.0], [-3.0, 1.0]]]), noise=1.0, lam=1.0)
     True
