@@ -27,19 +27,19 @@ Kind = Literal["kill", "store", "clock", "disk", "cut off", "twins"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One fault: `victim` is hit when `step` is reached; `may_be_late` says that the bank hit may miss its round."""
+    """One fault: `victim` is hit when `step` is reached; of a clock, how many `seconds` it is ahead."""
 
     kind: Kind
     victim: str
     step: str
     seconds: float = 0.0
-    may_be_late: bool = False
 
     @property
     def name(self) -> str:
         words = {"kill": "SIGKILL", "store": "S3", "clock": "clock", "disk": "disk full", "twins": "two coordinators"}
         who = "S3" if self.victim == "ministack" else self.victim
-        return " ".join(filter(None, (words.get(self.kind, self.kind), who, f"at {self.step}" if self.step else "")))
+        off = f"off by {self.seconds:+.0f} s" if self.seconds else ""
+        return " ".join(filter(None, (words.get(self.kind, self.kind), who, off, f"at {self.step}")))
 
     @property
     def at_bank(self) -> bool:
@@ -88,13 +88,13 @@ def _store_faults() -> Iterator[Scene]:
 
 def _rest() -> Iterator[Scene]:
     without_one = {"quorum": BANKS - 1}
-    skews = tuple(Cell("clock", BANK, "plan", seconds, may_be_late=True) for seconds in (600.0, -600.0))
+    skews = tuple(Cell("clock", BANK, "plan", seconds) for seconds in (600.0, -600.0))
     yield Scene("clock-bank", (None, *skews), terms=without_one)
     yield Scene("clock-coordinator", (None, Cell("clock", "coordinator", "plan", 600.0)), terms={"deadline_s": 20.0})
     full = tuple(Cell("disk", BANK, step) for step in ("charge", "charged", "drawn", "send"))
     yield Scene("disk", full)
-    cut = Cell("cut off", BANK, "plan", may_be_late=True)
-    yield Scene("partition", (None, cut, None, cut), terms=without_one)
+    cut = (None, Cell("cut off", BANK, "plan"), None, Cell("cut off", BANK, "rung"))
+    yield Scene("partition", cut, terms=without_one)
     yield Scene("twins", (Cell("twins", "", "plan"), Cell("twins", "", "closed")))
 
 

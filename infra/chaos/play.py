@@ -66,16 +66,20 @@ class Player:
     def _start(self) -> None:
         from flows.deployments import start_campaign
 
-        servers = ("ministack", "prefect", "mlflow")  # the scene before may have killed one at its very end
-        self._theatre.group.wait_all_ready(
-            {name: partial(self._theatre.server_answers, name) for name in servers}, RECOVERY_S, on_ready=lambda _: None
-        )
+        self._await_servers()
         start_campaign(self._theatre.endpoints.prefect_api, self._parameters())
 
     def _parameters(self) -> dict[str, Any]:
         return dict(policy_parameters(self._campaign, rounds=self._scene.rounds, **self._scene.terms))
 
+    def _await_servers(self) -> None:
+        """What was killed at a campaign's very end may not be back yet."""
+        servers = ("ministack", "prefect", "mlflow")
+        probes = {name: partial(self._theatre.server_answers, name) for name in servers}
+        self._theatre.group.wait_all_ready(probes, RECOVERY_S, on_ready=lambda _: None)
+
     def _verdict(self) -> str:
+        self._await_servers()
         finished = self._registered()
         broken = faults_found(self._theatre, self._campaign, finished=finished)
         if broken:
@@ -150,10 +154,7 @@ class Player:
     def _start_another(self) -> None:
         """Another run of the same campaign, as somebody starts it in the UI."""
         deployment = self._theatre.ask("GET", "/deployments/name/campaign/mintmark")
-        body = {
-            "parameters": dict(policy_parameters(self._campaign, **self._scene.terms)),
-            "state": {"type": "SCHEDULED"},
-        }
+        body = {"parameters": self._parameters(), "state": {"type": "SCHEDULED"}}
         self._theatre.ask("POST", f"/deployments/{deployment['id']}/create_flow_run", body)
 
     def _mend(self) -> None:
