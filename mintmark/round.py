@@ -104,8 +104,8 @@ class Closed:
             raise QuorumError(
                 f"round {plan.round}, attempt {plan.attempt}: expected {self.shortfall}; "
                 f"no answer from {', '.join(self.late) or 'nobody'}; rejected: {refused or 'none'}. "
-                "See to these banks (if all are missing: to the coordinator's own clock and network) and start the campaign "
-                "again: it goes on with this round, and nobody pays twice"
+                "See to these banks (if all are missing: to the coordinator's own clock and network) and start the "
+                "campaign again: it goes on with this round, and nobody pays twice"
             )
 
 
