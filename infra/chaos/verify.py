@@ -150,10 +150,10 @@ def _mlflow(theatre: Theatre, method: str, path: str, body: Any = None) -> dict[
 
 
 def late_banks(coordinator: Coordinator, campaign: str) -> list[str]:
-    """Who was named late, by round, for the table."""
+    """Who was named late, and whose late update was named lost, by round and attempt, for the table."""
     told = []
     for plan in read_plans(coordinator, campaign):
         manifest: Manifest | None = read_manifest(coordinator, plan)
-        if manifest is not None and manifest.late:
-            told.append(f"round {plan.round}.{plan.attempt}: {', '.join(manifest.late)} late")
+        for word, banks in (("late", manifest.late), ("lost", manifest.lost)) if manifest else ():
+            told += [f"round {plan.round}.{plan.attempt}: {', '.join(banks)} {word}"] if banks else []
     return told
