@@ -18,10 +18,9 @@ from mintmark.canonical import digest
 from mintmark.envelope import verify
 from mintmark.errors import ProtocolError, TooLargeError
 from mintmark.mailbox import PLAN_KEY
-from mintmark.plan import MAX_PLAN_BYTES, RoundPlan
+from mintmark.plan import MAX_PLAN_BYTES, PLAN_TYPE, RoundPlan
 from mintmark.privacy.ledger import EntryKind, Ledger
 from mintmark.roster import MAX_ROSTER_BYTES, Roster
-from mintmark.round import PLAN_TYPE
 
 
 def read_plan(bank: Bank, plan_key: str, plan_digest: str | None = None) -> tuple[RoundPlan, Roster]:

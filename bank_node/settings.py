@@ -22,9 +22,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mintmark.agreed import Name
 from mintmark.errors import DataError
 from mintmark.mailbox import pool_name
-from mintmark.plan import Name
 from mintmark.roster import PublicKey
 from mintmark.s3 import S3Location
 from mintmark.settings import StorageKey, read_toml

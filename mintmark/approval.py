@@ -22,9 +22,9 @@ from typing import Annotated, Self
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from mintmark.envelope import Signer, fingerprint, sign, verify
+from mintmark.agreed import Agreed, Digest, Name, SignedRecord
+from mintmark.envelope import fingerprint
 from mintmark.errors import ProtocolError
-from mintmark.plan import Agreed, Digest, Name
 from mintmark.roster import PublicKey
 
 APPROVAL_TYPE = "application/x-mintmark-approval"
@@ -65,24 +65,17 @@ class Question(Agreed):
     replaces: Annotated[int, Field(ge=0, lt=10**6)]
 
 
-class Approval(Agreed):
+class Approval(SignedRecord):
     """One person's answer. `resolved` names banks whose alarm in the aggregation reports the person has looked into."""
 
+    payload_type = APPROVAL_TYPE
+    most_bytes = MAX_APPROVAL_BYTES
     question: Question
     approver: Name
     verdict: Verdict
     reason: Reason
     resolved: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
     at: AwareDatetime
-
-    def signed(self, signer: Signer) -> bytes:
-        return sign(signer, APPROVAL_TYPE, self.canonical_bytes())
-
-    @classmethod
-    def read(cls, message: bytes, key: bytes) -> Self:
-        """Raises `ProtocolError` when it was not signed with `key`."""
-        payload = verify(message, APPROVAL_TYPE, key, max_bytes=MAX_APPROVAL_BYTES)
-        return cls.from_bytes(payload, max_bytes=MAX_APPROVAL_BYTES)
 
 
 class Approver(BaseModel):

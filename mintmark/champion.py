@@ -10,38 +10,30 @@ digest and the signed decision behind it by digest, so whoever holds it can chec
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 
 from pydantic import AwareDatetime, Field
 
-from mintmark.envelope import Signer, sign, verify
+from mintmark.agreed import Digest, Name, SignedRecord
 from mintmark.errors import ProtocolError
 from mintmark.mailbox import CHAMPION_KEY, CHAMPIONS, ObjectStore, champion_key, get_required
-from mintmark.plan import Agreed, Digest, Name
 
 CHAMPION_TYPE = "application/x-mintmark-champion"
 MAX_CHAMPION_BYTES = 4096
 MAX_CHAMPIONS = 999_999  # what six digits number
 
 
-class Champion(Agreed):
+class Champion(SignedRecord):
     """One promotion or rollback. `decision` is the digest of the signed decision that it follows from."""
 
+    payload_type = CHAMPION_TYPE
+    most_bytes = MAX_CHAMPION_BYTES
     number: Annotated[int, Field(ge=1, le=MAX_CHAMPIONS)]
     campaign: Name
     model_digest: Digest
     schema_digest: Digest
     decision: Digest
     promoted_at: AwareDatetime
-
-    def signed(self, signer: Signer) -> bytes:
-        return sign(signer, CHAMPION_TYPE, self.canonical_bytes())
-
-    @classmethod
-    def read(cls, message: bytes, coordinator_key: bytes) -> Self:
-        """The record of a signed message. Raises `ProtocolError` when it is forged or malformed."""
-        payload = verify(message, CHAMPION_TYPE, coordinator_key, max_bytes=MAX_CHAMPION_BYTES)
-        return cls.from_bytes(payload, max_bytes=MAX_CHAMPION_BYTES)
 
 
 def newest_champion(store: ObjectStore, coordinator_key: bytes, *, seen: int = 0) -> Champion | None:

@@ -10,13 +10,12 @@ left out later. What makes a challenger champion is in
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 
 from pydantic import AwareDatetime, Field
 
+from mintmark.agreed import Agreed, Digest, SignedRecord
 from mintmark.approval import Approval, Question, Reason
-from mintmark.envelope import Signer, sign, verify
-from mintmark.plan import Agreed, Digest
 from mintmark.roster import PublicKey
 
 DECISION_TYPE = "application/x-mintmark-decision"
@@ -63,7 +62,7 @@ class Counted(Agreed):
     message: Digest
 
 
-class PromotionDecision(Agreed):
+class PromotionDecision(SignedRecord):
     """`question.replaces` is the champion in force before; when the decision passed, the next number is this model's.
 
     `previous` is the digest of the signed decision before this one (zeros for the first); `champion_evaluation` that of
@@ -71,6 +70,8 @@ class PromotionDecision(Agreed):
     rollback's (a promotion's are in its approvals).
     """
 
+    payload_type = DECISION_TYPE
+    most_bytes = MAX_DECISION_BYTES
     format: Annotated[str, Field(pattern=r"^mintmark/decision/1$")] = "mintmark/decision/1"
     number: Annotated[int, Field(ge=1, lt=10**6)]
     previous: Digest
@@ -102,12 +103,3 @@ class PromotionDecision(Agreed):
     def says_the_same(self, other: PromotionDecision) -> bool:
         """Whether only number, time and predecessor differ: then there is nothing new to record."""
         return self.model_copy(update=other.model_dump(include={"number", "previous", "decided_at"})) == other
-
-    def signed(self, signer: Signer) -> bytes:
-        return sign(signer, DECISION_TYPE, self.canonical_bytes())
-
-    @classmethod
-    def read(cls, message: bytes, coordinator_key: bytes) -> Self:
-        """Raises `ProtocolError` when it is not the coordinator's."""
-        payload = verify(message, DECISION_TYPE, coordinator_key, max_bytes=MAX_DECISION_BYTES)
-        return cls.from_bytes(payload, max_bytes=MAX_DECISION_BYTES)

@@ -13,8 +13,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mintmark.envelope import Signer, sign, verify
-from mintmark.plan import Agreed, Digest, Name
+from mintmark.agreed import Agreed, Digest, Name, SignedRecord
 
 EVALUATION_TYPE = "application/x-mintmark-evaluation"
 MAX_EVALUATION_BYTES = 4 * 1024 * 1024
@@ -62,7 +61,7 @@ class Figures(Agreed):
     value_detected: Figure
 
 
-class EvaluationRecord(Agreed):
+class EvaluationRecord(SignedRecord):
     """The campaign's evaluation: pooled by the plan's rule, and for every bank, customer group and week by itself.
 
     `score_counts` [2][m] are the pooled counts of negatives and positives by score cell, noised, so single ones may lie
@@ -70,6 +69,8 @@ class EvaluationRecord(Agreed):
     a pooled count of frauds. `groups` are named "feature=word", `weeks` as "2021-w14" (ISO 8601).
     """
 
+    payload_type = EVALUATION_TYPE
+    most_bytes = MAX_EVALUATION_BYTES
     format: Annotated[str, Field(pattern=r"^mintmark/evaluation/1$")] = "mintmark/evaluation/1"
     campaign: Name
     model_digest: Digest
@@ -83,12 +84,3 @@ class EvaluationRecord(Agreed):
     banks: dict[Name, Figures]
     groups: dict[str, Figures]
     weeks: dict[str, Figures]
-
-    def signed(self, signer: Signer) -> bytes:
-        return sign(signer, EVALUATION_TYPE, self.canonical_bytes())
-
-    @classmethod
-    def read(cls, message: bytes, coordinator_key: bytes) -> EvaluationRecord:
-        """Raises `ProtocolError` when it is not the coordinator's."""
-        payload = verify(message, EVALUATION_TYPE, coordinator_key, max_bytes=MAX_EVALUATION_BYTES)
-        return cls.from_bytes(payload, max_bytes=MAX_EVALUATION_BYTES)

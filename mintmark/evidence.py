@@ -26,8 +26,9 @@ from mintmark.envelope import verify
 from mintmark.errors import ProtocolError, StorageError
 from mintmark.evaluation_record import EVALUATION_TYPE
 from mintmark.mailbox import ObjectStore, get_required
+from mintmark.plan import PLAN_TYPE
 from mintmark.privacy.meaning import advantage, gaussian_advantage
-from mintmark.round import MANIFEST_TYPE, PLAN_TYPE
+from mintmark.round import MANIFEST_TYPE
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 32

@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from mintmark.agreed import Agreed, Digest, Name
 from mintmark.canonical import canonical_json, digest, read_canonical
 from mintmark.envelope import SEALING_OVERHEAD, SIGNATURE_BYTES, Signer, seal, sign, verify
 from mintmark.errors import ProtocolError
 from mintmark.models.learner import NoisySum
-from mintmark.plan import Agreed, Campaign, Digest, Name
+from mintmark.plan import Campaign
 
 UPDATE_TYPE = "application/x-mintmark-update"
 MAX_STATEMENT_BYTES = 4096

@@ -14,52 +14,19 @@ from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
 from mintmark.aggregation.rules import check_feasible
-from mintmark.canonical import canonical_json, digest, read_canonical
-from mintmark.errors import AggregationError, ProtocolError
+from mintmark.agreed import Agreed, Digest, Name, SignedRecord
+from mintmark.errors import AggregationError
 
+PLAN_TYPE = "application/x-mintmark-plan"
 MAX_PLAN_BYTES = 256 * 1024
 MAX_ROUNDS = 1000
 MAX_ATTEMPTS = 100  # of a round
 MAX_BANKS = 1000
 MAX_WEEKS = 7
 MAX_EPSILON = 10.0  # beyond, a guarantee says nothing
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Agreed(BaseModel):
-    """Base of what crosses a boundary as canonical JSON: frozen, strict, nothing extra."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-    def canonical_bytes(self) -> bytes:
-        """The bytes that are signed."""
-        return canonical_json(self.model_dump(mode="json"))
-
-    def digest(self) -> str:
-        """SHA-256 of the canonical form, 64 hexadecimal digits."""
-        return digest(self.canonical_bytes())
-
-    @classmethod
-    def from_bytes(cls, data: bytes, *, max_bytes: int) -> Self:
-        """Read canonical bytes as strictly as the value checks itself. Raises `ProtocolError`."""
-        what = cls.__name__
-        read_canonical(data, what=what, max_bytes=max_bytes)
-        try:
-            value = cls.model_validate_json(data)
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ProtocolError(f"{what}: field {where or '(all)'}: {first['msg']}") from None
-        except AggregationError as error:
-            raise ProtocolError(f"{what}: {error}") from None
-        if value.canonical_bytes() != data:
-            raise ProtocolError(f"{what}: expected the canonical form, got another spelling of it")
-        return value
 
 
 class PrivacyUnit(StrEnum):
@@ -181,7 +148,7 @@ class Campaign(Agreed):
         return self
 
 
-class RoundPlan(Agreed):
+class RoundPlan(SignedRecord):
     """One round's question to the banks.
 
     `noise_scale` is the standard deviation of the discrete Gaussian in lattice steps (0 only in simulations) and
@@ -189,6 +156,8 @@ class RoundPlan(Agreed):
     `query_digest` names the structures that every bank derives for itself from `model_digest` and the seed.
     """
 
+    payload_type = PLAN_TYPE
+    most_bytes = MAX_PLAN_BYTES
     format: Annotated[str, Field(pattern=r"^mintmark/plan/1$")] = "mintmark/plan/1"
     campaign: Campaign
     round: Annotated[int, Field(ge=0)]

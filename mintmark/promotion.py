@@ -16,11 +16,12 @@ from datetime import datetime
 from itertools import permutations
 
 from mintmark.aggregation.report import AggregationReport
+from mintmark.agreed import Digest
 from mintmark.approval import Question, Verdict
 from mintmark.comparison import Interval, at_least, at_most, comparability, difference, interval, no_worse
 from mintmark.decision import Check, Counted, PromotionDecision, Thresholds
 from mintmark.evaluation_record import EvaluationRecord, Figures
-from mintmark.plan import Campaign, Digest
+from mintmark.plan import Campaign
 
 CHANCE = 0.5  # AUROC of a coin
 

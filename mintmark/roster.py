@@ -13,9 +13,8 @@ from typing import Annotated, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from mintmark.envelope import Signer, sign, verify
+from mintmark.agreed import Agreed, Name, SignedRecord
 from mintmark.errors import ProtocolError
-from mintmark.plan import Agreed, Name
 
 MAX_ROSTER_BYTES = 1024 * 1024
 ROSTER_TYPE = "application/x-mintmark-roster"
@@ -37,9 +36,11 @@ class Member(Agreed):
         return not self.revoked and self.valid_from <= now < self.valid_until
 
 
-class Roster(Agreed):
+class Roster(SignedRecord):
     """The consortium at one version. `sealing_key` is the coordinator's: updates are sealed to it."""
 
+    payload_type = ROSTER_TYPE
+    most_bytes = MAX_ROSTER_BYTES
     version: Annotated[int, Field(ge=1)]
     sealing_key: PublicKey
     members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=1000)]
@@ -62,14 +63,10 @@ class Roster(Agreed):
         """The names of all valid members, sorted: a cohort."""
         return tuple(sorted(member.bank for member in self.members if member.valid_at(now)))
 
-    def signed(self, signer: Signer) -> bytes:
-        return sign(signer, ROSTER_TYPE, self.canonical_bytes())
-
     @classmethod
-    def read(cls, message: bytes, coordinator_key: bytes, *, newer_than: int = 0) -> Self:
+    def read(cls, message: bytes, key: bytes, *, newer_than: int = 0) -> Self:
         """The roster of a signed message. Raises `ProtocolError` when it is forged, or older than one already seen."""
-        payload = verify(message, ROSTER_TYPE, coordinator_key, max_bytes=MAX_ROSTER_BYTES)
-        roster = cls.from_bytes(payload, max_bytes=MAX_ROSTER_BYTES)
+        roster = super().read(message, key)
         if roster.version < newer_than:
             raise ProtocolError(f"roster: expected version {newer_than} or newer, got {roster.version}")
         return roster

@@ -25,17 +25,17 @@ from pydantic import AwareDatetime, Field
 from mintmark.aggregation.cohort import CohortTotal, combine
 from mintmark.aggregation.report import AggregationReport, figures_of
 from mintmark.aggregation.screening import Rejection, RejectionReason, screen
+from mintmark.agreed import Agreed, Digest, Name, SignedRecord
 from mintmark.canonical import digest
-from mintmark.envelope import SealingKey, Signer, sign, verify
+from mintmark.envelope import SealingKey
 from mintmark.errors import ProtocolError, QuorumError
 from mintmark.messages import MAX_COORDINATES, decode_sums, largest_sum, open_update_frame, update_info
 from mintmark.models.learner import NoisySum
-from mintmark.plan import Agreed, Campaign, Digest, Name, RoundPlan
+from mintmark.plan import Campaign, RoundPlan
 from mintmark.privacy.mechanism import LATTICE, row_norm
 from mintmark.roster import Roster
 
 MANIFEST_TYPE = "application/x-mintmark-manifest"
-PLAN_TYPE = "application/x-mintmark-plan"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 Floats = npt.NDArray[np.float64]
 
@@ -59,7 +59,7 @@ class AcceptedUpdate(Agreed):
     seconds: Annotated[float, Field(ge=0)]
 
 
-class Manifest(Agreed):
+class Manifest(SignedRecord):
     """An attempt's record, signed by the coordinator before anything is aggregated: from which updates, without whom.
 
     `previous` is the digest of the manifest before it (zeros at first): the campaign's log is a chain. `settled` is false
@@ -67,6 +67,8 @@ class Manifest(Agreed):
     in the round before and answered since: charged at the bank, counted nowhere.
     """
 
+    payload_type = MANIFEST_TYPE
+    most_bytes = MAX_MANIFEST_BYTES
     plan_digest: Digest
     previous: Digest
     closed_at: AwareDatetime
@@ -76,14 +78,6 @@ class Manifest(Agreed):
     late: tuple[Name, ...]
     settled: bool
     lost: tuple[Name, ...] = ()
-
-    def signed(self, signer: Signer) -> bytes:
-        return sign(signer, MANIFEST_TYPE, self.canonical_bytes())
-
-    @classmethod
-    def read(cls, message: bytes, coordinator_key: bytes) -> Manifest:
-        payload = verify(message, MANIFEST_TYPE, coordinator_key, max_bytes=MAX_MANIFEST_BYTES)
-        return cls.from_bytes(payload, max_bytes=MAX_MANIFEST_BYTES)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,8 @@ from prefect.cache_policies import NO_CACHE
 
 from mintmark import mailbox
 from mintmark.campaign import learner_of, noise_for, replay
-from mintmark.envelope import sign, verify
 from mintmark.errors import ProtocolError
 from mintmark.plan import MAX_PLAN_BYTES, Campaign, RoundPlan
-from mintmark.round import PLAN_TYPE
 from tasks.coordinator import Coordinator
 from tasks.retrying import DELAYS_S, worth_retrying
 
@@ -51,7 +49,7 @@ def publish_plan(
             opens_at=now,
             closes_at=now + timedelta(seconds=deadline_s),
         )
-        message = sign(coordinator.signer, PLAN_TYPE, plan.canonical_bytes())
+        message = plan.signed(coordinator.signer)
         if not coordinator.store.put_once(mailbox.plan_key(campaign, round, attempt), message):
             return publish_plan(
                 coordinator, campaign, round, model_digest, attempt, now, deadline_s
@@ -66,8 +64,14 @@ def read_plan(coordinator: Coordinator, campaign: str, round: int, attempt: int 
     known = coordinator.store.get(mailbox.plan_key(campaign, round, attempt), max_bytes=MAX_PLAN_BYTES)
     if known is None:
         return None
-    payload = verify(known, PLAN_TYPE, coordinator.signer.public_key, max_bytes=MAX_PLAN_BYTES)
-    return RoundPlan.from_bytes(payload, max_bytes=MAX_PLAN_BYTES)
+    return RoundPlan.read(known, coordinator.signer.public_key)
+
+
+def read_plans(coordinator: Coordinator, campaign: str) -> list[RoundPlan]:
+    """All signed plans of a campaign, by round and attempt."""
+    keys = coordinator.store.list(f"public/campaigns/{campaign}/plans/")
+    messages = (mailbox.get_required(coordinator.store, key, max_bytes=MAX_PLAN_BYTES) for key in keys)
+    return [RoundPlan.read(message, coordinator.signer.public_key) for message in messages]
 
 
 def cohort_of(coordinator: Coordinator, campaign: str, now: datetime) -> tuple[str, ...]:

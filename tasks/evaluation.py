@@ -17,7 +17,6 @@ from prefect.cache_policies import NO_CACHE
 from mintmark import mailbox
 from mintmark.campaign import learner_of, replay, shape_of
 from mintmark.canonical import digest
-from mintmark.envelope import verify
 from mintmark.errors import ProtocolError
 from mintmark.evaluation import FALSE_POSITIVE_RATE, Thresholds, figures
 from mintmark.evaluation_record import MAX_EVALUATION_BYTES, EvaluationRecord, Figures
@@ -25,7 +24,7 @@ from mintmark.messages import ModelArtifact, decode_sums, max_update_bytes, open
 from mintmark.models.score_histogram import ScoreHistogram, ScoreQuery, read_histograms
 from mintmark.plan import MAX_PLAN_BYTES, Campaign, RoundPlan
 from mintmark.privacy.mechanism import LATTICE
-from mintmark.round import MAX_MANIFEST_BYTES, PLAN_TYPE, Manifest
+from mintmark.round import MAX_MANIFEST_BYTES, Manifest
 from tasks.coordinator import Coordinator
 
 
@@ -117,8 +116,7 @@ def _evaluation_round(coordinator: Coordinator, campaign: str, round: int) -> tu
     message = mailbox.get_required(store, key, max_bytes=MAX_MANIFEST_BYTES)
     attempt = int(key.rpartition("-")[2])
     signed = mailbox.get_required(store, mailbox.plan_key(campaign, round, attempt), max_bytes=MAX_PLAN_BYTES)
-    payload = verify(signed, PLAN_TYPE, trusted, max_bytes=MAX_PLAN_BYTES)
-    return RoundPlan.from_bytes(payload, max_bytes=MAX_PLAN_BYTES), Manifest.read(message, trusted), digest(message)
+    return RoundPlan.read(signed, trusted), Manifest.read(message, trusted), digest(message)
 
 
 def _bank_sums(

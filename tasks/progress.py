@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 from mintmark import mailbox
 from mintmark.aggregation.report import MAX_REPORT_BYTES, AggregationReport
-from mintmark.envelope import verify
 from mintmark.mailbox import ObjectStore
 from mintmark.plan import MAX_PLAN_BYTES, RoundPlan
-from mintmark.round import MAX_MANIFEST_BYTES, PLAN_TYPE, Manifest
+from mintmark.round import MAX_MANIFEST_BYTES, Manifest
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,7 @@ class CampaignWatch:
         key = mailbox.plan_key(self._campaign, round_, attempt)
         if key not in self._plans:
             message = mailbox.get_required(self._store, key, max_bytes=MAX_PLAN_BYTES)
-            payload = verify(message, PLAN_TYPE, self._key, max_bytes=MAX_PLAN_BYTES)
-            self._plans[key] = RoundPlan.from_bytes(payload, max_bytes=MAX_PLAN_BYTES)
+            self._plans[key] = RoundPlan.read(message, self._key)
         return self._plans[key]
 
     def _look(self, round_: int, attempt: int, closed: set[str], reported: set[str]) -> RoundProgress:

@@ -15,17 +15,15 @@ from mintmark.campaign import learner_of, replay, shape_of
 from mintmark.canonical import digest
 from mintmark.champion import Champion, all_champions, newest_champion
 from mintmark.decision import MAX_DECISION_BYTES, Counted, PromotionDecision, Thresholds
-from mintmark.envelope import verify
 from mintmark.errors import ProtocolError
 from mintmark.evaluation_record import MAX_EVALUATION_BYTES, EvaluationRecord
-from mintmark.plan import MAX_PLAN_BYTES, RoundPlan
 from mintmark.privacy.accountant import GaussianRelease, epsilon
 from mintmark.privacy.ledger import GENESIS
 from mintmark.promotion import Case, decide, decide_rollback
-from mintmark.round import PLAN_TYPE
 from tasks.aggregation import read_reports
 from tasks.approvals import counted_approvals
 from tasks.coordinator import Coordinator
+from tasks.dispatch import read_plans
 
 
 @dataclass(frozen=True)
@@ -146,10 +144,7 @@ def spent(coordinator: Coordinator, campaign: str, model_digest: str) -> float:
         shape = shape_of(learner_of(artifact.campaign).query(replay(artifact, coordinator.schema)))
         sizes.append(shape[0] * shape[1] * shape[2])
     releases = {}
-    for key in coordinator.store.list(f"public/campaigns/{campaign}/plans/"):
-        message = mailbox.get_required(coordinator.store, key, max_bytes=MAX_PLAN_BYTES)
-        payload = verify(message, PLAN_TYPE, coordinator.signer.public_key, max_bytes=MAX_PLAN_BYTES)
-        plan = RoundPlan.from_bytes(payload, max_bytes=MAX_PLAN_BYTES)
+    for plan in read_plans(coordinator, campaign):
         cost = GaussianRelease(plan.clipping_norm, plan.noise_scale, sizes[plan.round])
         releases[plan.release_digest()] = cost  # further attempts are answered with what was drawn at first
     return epsilon(releases.values(), delta=artifact.campaign.privacy.delta)

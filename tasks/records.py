@@ -10,11 +10,14 @@ from mintmark import mailbox
 from mintmark.aggregation.report import MAX_REPORT_BYTES, REPORT_TYPE, AggregationReport
 from mintmark.canonical import digest
 from mintmark.envelope import SIGNATURE_BYTES, verify
-from mintmark.errors import ProtocolError
+from mintmark.errors import ProtocolError, TooLargeError
 from mintmark.evaluation_record import EvaluationRecord
-from mintmark.plan import MAX_PLAN_BYTES, Campaign, RoundPlan
-from mintmark.round import MANIFEST_TYPE, MAX_MANIFEST_BYTES, PLAN_TYPE, Manifest
+from mintmark.messages import MAX_COORDINATES, BudgetStatement, open_update_frame
+from mintmark.plan import MAX_PLAN_BYTES, PLAN_TYPE, Campaign, RoundPlan
+from mintmark.round import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Manifest
 from tasks.coordinator import Coordinator
+
+MAX_STATED_BYTES = 4 * 2**20  # an update longer than this is not opened for what it states; today's have 20 kB
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +58,8 @@ def _read_round(coordinator: Coordinator, campaign: str, round: int, attempt: in
     plan = read(mailbox.plan_key(campaign, round, attempt), MAX_PLAN_BYTES)
     manifest = read(mailbox.manifest_key(campaign, round, attempt), MAX_MANIFEST_BYTES)
     report = read(mailbox.report_key(campaign, round, attempt), MAX_REPORT_BYTES)
-    payload = verify(plan, PLAN_TYPE, trusted, max_bytes=MAX_PLAN_BYTES)
     return RoundRecord(
-        RoundPlan.from_bytes(payload, max_bytes=MAX_PLAN_BYTES),
+        RoundPlan.read(plan, trusted),
         Manifest.read(manifest, trusted),
         AggregationReport.read(report, trusted),
         {"plan": (PLAN_TYPE, plan), "manifest": (MANIFEST_TYPE, manifest), "report": (REPORT_TYPE, report)},
@@ -81,18 +83,34 @@ def lineage(record: EvaluationRecord, rounds: Sequence[RoundRecord]) -> dict[str
     }
 
 
-def privacy_statement(campaign: Campaign, rounds: Sequence[RoundRecord]) -> dict[str, object]:
-    """What the campaign costs a bank's customers, as the signed plans state it; a bank's own ledger has its real cost."""
+def privacy_statement(coordinator: Coordinator, campaign: Campaign, rounds: Sequence[RoundRecord]) -> dict[str, object]:
+    """What the campaign costs a bank's customers, as the signed plans state it, and what each bank says it has left."""
+    accepted = {bank: [each.plan for each in rounds if bank in _banks(each)] for bank in campaign.cohort}
+    stated = {bank: stated_budget(coordinator, bank, plans[-1]) for bank, plans in accepted.items() if plans}
     return {
         "unit": campaign.privacy.unit,
         "delta": campaign.privacy.delta,
         "epsilon_by_bank_as_planned": dict.fromkeys(campaign.cohort, campaign.privacy.epsilon),
-        "rounds_accepted_by_bank": {
-            bank: sum(bank in {update.bank for update in each.manifest.accepted} for each in rounds)
-            for bank in campaign.cohort
-        },
-        "basis": "the campaign's price when a bank answers every round; no bank states its ledger here",
+        "rounds_accepted_by_bank": {bank: len(plans) for bank, plans in accepted.items()},
+        "left_as_the_bank_states_it": {bank: budget.model_dump() for bank, budget in stated.items() if budget},
+        "basis": "planned: the price when a bank answers every round; left: its own word, in its last accepted update",
     }
+
+
+def stated_budget(coordinator: Coordinator, bank: str, plan: RoundPlan) -> BudgetStatement | None:
+    """What the bank's answer to `plan` says of its budget, if it is the bank's and says anything. Raises `StorageError`."""
+    key = mailbox.update_key(bank, plan.campaign.name, plan.round, plan.attempt)
+    try:
+        member = coordinator.roster_at(plan.roster_version).member(bank, plan.opens_at)
+        message = mailbox.get_required(coordinator.store, key, max_bytes=MAX_STATED_BYTES)
+        statement, _ = open_update_frame(message, bytes.fromhex(member.signing_key), MAX_COORDINATES)
+    except (ProtocolError, TooLargeError):
+        return None  # the round's report says what is wrong with it
+    return statement.budget if statement.plan_digest == plan.digest() and statement.bank == bank else None
+
+
+def _banks(record: RoundRecord) -> set[str]:
+    return {update.bank for update in record.manifest.accepted}
 
 
 def signed_json(coordinator: Coordinator, kind: str, message: bytes) -> str:

@@ -16,12 +16,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from mintmark import mailbox
+from mintmark.agreed import Digest, SignedRecord
 from mintmark.campaign import learner_of, replay
 from mintmark.canonical import digest
-from mintmark.envelope import sign, verify
 from mintmark.errors import ProtocolError
 from mintmark.evaluation_record import EvaluationRecord
-from mintmark.plan import Agreed, Campaign, Digest
+from mintmark.plan import Campaign
 from tasks.coordinator import Coordinator
 from tasks.plots import spoken
 from tasks.runs import CAMPAIGN_TAG, DIGEST_TAG, open_run, write_run
@@ -36,10 +36,12 @@ _FILE_TAG, _MODEL_TAG = "mintmark.file_digest", "mintmark.stored_model"
 log = logging.getLogger(__name__)
 
 
-class RegisteredModel(Agreed):
+class RegisteredModel(SignedRecord):
     """Where the model is, signed into the mailbox. `file_digest` is the SHA-256 of the model's one file, `uri` what
     `load_registered` takes."""
 
+    payload_type = REGISTRATION_TYPE
+    most_bytes = MAX_REGISTRATION_BYTES
     name: str
     version: str
     uri: str
@@ -90,7 +92,7 @@ def register(
         page=f"{coordinator.settings.mlflow}/#/models/{name}/versions/{version.version}",
         file_digest=version.tags[_FILE_TAG],
     )
-    message = sign(coordinator.signer, REGISTRATION_TYPE, registered.canonical_bytes())
+    message = registered.signed(coordinator.signer)
     mailbox.put_same(coordinator.store, mailbox.registration_key(campaign), message)
     return registered
 
@@ -114,8 +116,7 @@ def read_registration(coordinator: Coordinator, campaign: str) -> RegisteredMode
     """Where a finished campaign's model is. Raises `ProtocolError` when it is not registered."""
     key = mailbox.registration_key(campaign)
     message = mailbox.get_required(coordinator.store, key, max_bytes=MAX_REGISTRATION_BYTES)
-    payload = verify(message, REGISTRATION_TYPE, coordinator.signer.public_key, max_bytes=MAX_REGISTRATION_BYTES)
-    return RegisteredModel.from_bytes(payload, max_bytes=MAX_REGISTRATION_BYTES)
+    return RegisteredModel.read(message, coordinator.signer.public_key)
 
 
 def load_registered(coordinator: Coordinator, uri: str) -> Any:

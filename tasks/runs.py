@@ -233,7 +233,7 @@ def _write_files(
         for name, (kind, own) in each.messages.items():
             (signed / f"round-{each.plan.round:04d}-{name}.json").write_text(signed_json(coordinator, kind, own))
     (folder / "lineage.json").write_text(json.dumps(lineage(record, rounds), indent=1))
-    (folder / "privacy.json").write_text(json.dumps(privacy_statement(campaign, rounds), indent=1))
+    (folder / "privacy.json").write_text(json.dumps(privacy_statement(coordinator, campaign, rounds), indent=1))
     (folder / "schema.json").write_bytes(coordinator.schema.canonical_bytes())
     state = replay(artifact, coordinator.schema)
     if isinstance(state, LinearState):

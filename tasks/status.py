@@ -15,15 +15,13 @@ from typing import Any
 
 from mintmark import mailbox
 from mintmark.aggregation.report import is_suspicious, last_suspicion
-from mintmark.errors import ProtocolError, TooLargeError
-from mintmark.messages import MAX_COORDINATES, BudgetStatement, open_update_frame
+from mintmark.messages import BudgetStatement
 from mintmark.plan import Campaign
 from mintmark.privacy.accountant import GaussianRelease, epsilon
 from tasks.coordinator import Coordinator
 from tasks.progress import CampaignWatch, RoundProgress
+from tasks.records import stated_budget
 from tasks.register import RegisteredModel, read_registration
-
-MAX_STATED_BYTES = 4 * 2**20  # an update longer than this is not opened for what it states; today's have 20 kB
 
 
 @dataclass(frozen=True)
@@ -114,16 +112,7 @@ class StatusReader:
         plan = told[-1]
         place = (bank, plan.round, plan.attempt)
         if place not in self._stated:
-            key = mailbox.update_key(bank, plan.campaign.name, plan.round, plan.attempt)
-            try:
-                member = self._coordinator.roster_at(plan.roster_version).member(bank, plan.opens_at)
-                message = mailbox.get_required(self._coordinator.store, key, max_bytes=MAX_STATED_BYTES)
-                statement, _ = open_update_frame(message, bytes.fromhex(member.signing_key), MAX_COORDINATES)
-            except (ProtocolError, TooLargeError):
-                self._stated[place] = None  # the round's report says what is wrong with it
-            else:
-                answers = statement.plan_digest == plan.digest() and statement.bank == bank
-                self._stated[place] = statement.budget if answers else None
+            self._stated[place] = stated_budget(self._coordinator, bank, plan)
         return self._stated[place]
 
     def _model(self) -> RegisteredModel | None:

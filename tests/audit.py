@@ -29,12 +29,10 @@ from scipy.special import betaincinv, log_ndtr, ndtri
 
 from bank_node import local_round
 from bank_node.settings import Home
-from mintmark.envelope import sign
 from mintmark.mailbox import plan_key
 from mintmark.plan import RoundPlan
 from mintmark.privacy.accountant import total_mu
 from mintmark.privacy.mechanism import BoundedSum
-from mintmark.round import PLAN_TYPE
 from mintmark.schema import Feature, FeatureKind, FeatureSchema
 
 DELTA = 1e-6
@@ -110,7 +108,7 @@ class Exposed:
     def _plan(self, declared: float, attempt: int) -> RoundPlan:
         noise = self._honest.clipping_norm / total_mu(declared, DELTA)
         plan = self._honest.model_copy(update={"noise_scale": noise, "attempt": attempt})
-        message = sign(self.consortium.coordinator.signer, PLAN_TYPE, plan.canonical_bytes())
+        message = plan.signed(self.consortium.coordinator.signer)
         self.consortium.store._objects[plan_key("cards", plan.round, attempt)] = message
         return plan
 

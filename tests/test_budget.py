@@ -13,12 +13,10 @@ from consortium import Consortium
 from bank_node.budget import budget_lines
 from bank_node.enrol import DEFAULT_POLICY
 from bank_node.policy import RefusalReason
-from mintmark.envelope import sign
 from mintmark.mailbox import plan_key, update_key
 from mintmark.messages import open_update_frame
 from mintmark.plan import RoundPlan
 from mintmark.privacy.accountant import GaussianRelease, epsilon, remainder, total_mu
-from mintmark.round import PLAN_TYPE
 
 POLICY = DEFAULT_POLICY.replace("smallest_rows = 1000", "smallest_rows = 10")
 
@@ -150,7 +148,7 @@ def test_another_plan_under_an_answered_attempt_costs_nothing(tmp_path: Path) ->
         consortium.answer("bank-0", consortium.plan(model, attempt=attempt))
     asked = consortium.plan(model, attempt=1)
     other = asked.model_copy(update={"noise_scale": asked.noise_scale * 2})
-    message = sign(consortium.coordinator.signer, PLAN_TYPE, other.canonical_bytes())
+    message = other.signed(consortium.coordinator.signer)
     consortium.store._objects[plan_key("cards", 0, 1)] = message
     before = consortium.banks["bank-0"].home.ledger.read_bytes()
     assert consortium.refusal("bank-0", other) is RefusalReason.STALE

@@ -25,12 +25,10 @@ from bank_node import local_round
 from bank_node.policy import RefusalReason, read_policy
 from bank_node.settings import Home
 from mintmark.campaign import learner_of
-from mintmark.envelope import sign
 from mintmark.mailbox import plan_key, update_key
 from mintmark.plan import RoundPlan
 from mintmark.privacy.accountant import total_mu
 from mintmark.privacy.mechanism import BoundedSum
-from mintmark.round import PLAN_TYPE
 
 OVER = {RefusalReason.OVER_ROUND_BUDGET, RefusalReason.OVER_CAMPAIGN_BUDGET, RefusalReason.OVER_YEAR_BUDGET}
 
@@ -80,7 +78,7 @@ class OneBank:
         """Publish the step's plan, once, as the coordinator would, and let the bank answer it."""
         self._consortium.now += timedelta(days=step.days_later)
         plan = self._published.setdefault((step.campaign, step.round, step.attempt), self._plan(step))
-        message = sign(self._consortium.coordinator.signer, PLAN_TYPE, plan.canonical_bytes())
+        message = plan.signed(self._consortium.coordinator.signer)
         self._consortium.store._objects[plan_key(step.campaign, step.round, step.attempt)] = message
         return self._consortium.refusal("bank-0", plan)
 

@@ -15,11 +15,10 @@ from consortium import POLICY, SCHEMA, START, Consortium, payments
 from bank_node import local_round
 from bank_node.local_round import answer_plan
 from bank_node.policy import RefusalReason, read_policy
-from mintmark.envelope import generate_signer, sign
+from mintmark.envelope import generate_signer
 from mintmark.errors import DataError, PrivacyError, StorageError
 from mintmark.mailbox import MemoryStore, model_key, plan_key, update_key
 from mintmark.plan import PrivacyUnit, RoundPlan
-from mintmark.round import PLAN_TYPE
 from mintmark.schema import Feature, FeatureKind, FeatureSchema, Scope
 
 
@@ -38,7 +37,7 @@ def state(consortium: Consortium, name: str = "bank-0") -> tuple[bytes, list[str
 def replant(consortium: Consortium, plan: RoundPlan, signer: object = None, key: RoundPlan | None = None) -> None:
     """Put a plan into the mailbox over whatever is there, as a hostile store would."""
     where = key or plan
-    message = sign(signer or consortium.coordinator.signer, PLAN_TYPE, plan.canonical_bytes())  # type: ignore[arg-type]
+    message = plan.signed(signer or consortium.coordinator.signer)  # type: ignore[arg-type]
     consortium.store._objects[plan_key(where.campaign.name, where.round, where.attempt)] = message
 
 

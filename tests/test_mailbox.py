@@ -170,19 +170,16 @@ def assert_every_call_fails(store: ObjectStore, says: str) -> None:
         assert SECRET not in str(caught.value)
 
 
-def test_an_unreachable_server_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_a_storage_error() -> None:
     """Nobody listens at the endpoint: a `StorageError` that says what to check."""
-    monkeypatch.setattr(s3, "ATTEMPTS", 1)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound but never listening: connections to it are refused
-        assert_every_call_fails(
-            S3Store(location(f"http://127.0.0.1:{taken.getsockname()[1]}")), "EndpointConnectionError"
-        )
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        assert_every_call_fails(S3Store(location(url), attempts=1), "EndpointConnectionError")
 
 
-def test_a_cut_connection_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cut_connection_is_a_storage_error() -> None:
     """A server that hangs up without an answer: a `StorageError`, too."""
-    monkeypatch.setattr(s3, "ATTEMPTS", 1)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def hang_up() -> None:
@@ -196,7 +193,8 @@ def test_a_cut_connection_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) ->
         thread = threading.Thread(target=hang_up)
         thread.start()
         try:
-            assert_every_call_fails(S3Store(location(f"http://127.0.0.1:{server.getsockname()[1]}")), r"\(\w*Error\)")
+            url = f"http://127.0.0.1:{server.getsockname()[1]}"
+            assert_every_call_fails(S3Store(location(url), attempts=1), r"\(\w*Error\)")
         finally:
             server.shutdown(socket.SHUT_RDWR)
             thread.join()

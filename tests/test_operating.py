@@ -22,6 +22,7 @@ from mintmark.errors import DataError, ProtocolError, QuorumError
 from mintmark.mailbox import update_key
 from mintmark.plan import MAX_EPSILON
 from tasks.artifacts import artifacts_of, bank_row, round_row, sentence
+from tasks.records import privacy_statement, read_rounds
 from tasks.status import StatusReader, as_json, campaign_names
 from tasks.telling import events_of, told_in_prefect
 
@@ -109,6 +110,18 @@ def test_status_of_an_open_round(consortium: Consortium) -> None:
         assert bank.spent == pytest.approx(spent, rel=1e-3)
         assert bank.budget.campaign_left == pytest.approx(4 - spent, abs=2e-3)
     assert campaign_names(consortium.coordinator) == ("cards",)
+
+
+def test_mlflow_keeps_what_banks_say_they_have_left(consortium: Consortium) -> None:
+    """The privacy statement beside the model holds each bank's own word, as its ledger has it, and the planned price."""
+    campaign = consortium.next.campaign  # type: ignore[attr-defined]
+    told = privacy_statement(consortium.coordinator, campaign, read_rounds(consortium.coordinator, "cards"))
+    assert told["epsilon_by_bank_as_planned"] == dict.fromkeys(campaign.cohort, 4.0)
+    left = told["left_as_the_bank_states_it"]
+    assert isinstance(left, dict) and set(left) == {"bank-0", "bank-1", "bank-2"}
+    with consortium.ledger("bank-0") as ledger:  # it has answered the first round only
+        spent = ledger.epsilon(delta=1e-6, campaign="cards")
+    assert left["bank-0"]["campaign_left"] == pytest.approx(4 - spent, abs=2e-3)
 
 
 def test_status_names_the_late_and_the_rejected(consortium: Consortium) -> None:

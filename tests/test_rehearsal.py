@@ -14,10 +14,9 @@ from rich.console import Console
 from bank_node.policy import RefusalReason
 from bank_node.rehearsal import Rehearsal, rehearse
 from bank_node.rehearsal_text import tell
-from mintmark.envelope import generate_signer, sign
+from mintmark.envelope import generate_signer
 from mintmark.mailbox import plan_key, update_key
 from mintmark.plan import RoundPlan
-from mintmark.round import PLAN_TYPE
 
 
 @pytest.fixture(params=[False, True], ids=["silent", "states-its-budget"])
@@ -97,7 +96,7 @@ def test_plans_that_cannot_be_read(consortium: Consortium, forged: bool) -> None
     """A forged plan, and one that asks for sums without noise: refused, and told without a traceback."""
     plan = consortium.plan(consortium.campaign(epsilon=None if not forged else 4.0))
     if forged:
-        message = sign(generate_signer(), PLAN_TYPE, plan.canonical_bytes())
+        message = plan.signed(generate_signer())
         consortium.store._objects[plan_key("cards", 0, 0)] = message
     rehearsal = rehearsed(consortium, plan)
     expected = RefusalReason.NOT_AUTHENTIC if forged else RefusalReason.OVER_CAMPAIGN_BUDGET

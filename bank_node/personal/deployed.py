@@ -24,10 +24,10 @@ from typing import Annotated
 from pydantic import Field
 
 from bank_node.personal.stacking import Stack
+from mintmark.agreed import Agreed, Digest, Name
 from mintmark.canonical import canonical_json, digest, read_canonical
 from mintmark.envelope import Signer, sign, verify
 from mintmark.errors import DataError, ProtocolError
-from mintmark.plan import Agreed, Digest, Name
 from mintmark.privacy.ledger import write_durably
 
 MODEL_FILE = "model.json"

@@ -22,7 +22,6 @@ import numpy.typing as npt
 from mintmark import mailbox
 from mintmark.campaign import learner_of, noise_for, replay, shape_of
 from mintmark.canonical import digest
-from mintmark.envelope import verify
 from mintmark.errors import ProtocolError
 from mintmark.mailbox import PLAN_KEY, ObjectStore
 from mintmark.messages import MAX_ARTIFACT_BYTES, ModelArtifact
@@ -32,7 +31,7 @@ from mintmark.models.rows import RowState, code_table
 from mintmark.plan import MAX_PLAN_BYTES, PrivacyUnit, RoundPlan
 from mintmark.privacy.ledger import GENESIS
 from mintmark.privacy.mechanism import LATTICE, bounded_sum
-from mintmark.round import MAX_MANIFEST_BYTES, PLAN_TYPE, Manifest
+from mintmark.round import MAX_MANIFEST_BYTES, Manifest
 from mintmark.schema import FeatureSchema
 from mintmark.table import Table
 
@@ -84,14 +83,10 @@ def _plans(store: ObjectStore, coordinator_key: bytes, campaign: str) -> dict[st
     plans = {}
     for key in keys:
         match = PLAN_KEY.fullmatch(key)
-        payload = verify(
-            mailbox.get_required(store, key, max_bytes=MAX_PLAN_BYTES), PLAN_TYPE, coordinator_key,
-            max_bytes=MAX_PLAN_BYTES,
-        )  # fmt: skip
-        plan = RoundPlan.from_bytes(payload, max_bytes=MAX_PLAN_BYTES)
+        plan = RoundPlan.read(mailbox.get_required(store, key, max_bytes=MAX_PLAN_BYTES), coordinator_key)
         if match is None or match.groups() != (campaign, f"{plan.round:04d}", f"{plan.attempt:02d}"):
             raise ProtocolError(f"{key}: holds another round's plan")
-        plans[digest(payload)] = plan
+        plans[plan.digest()] = plan
     return plans
 
 

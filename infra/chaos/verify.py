@@ -16,15 +16,15 @@ import httpx
 
 from infra.chaos.consortium import Theatre
 from mintmark import mailbox
-from mintmark.envelope import verify
 from mintmark.errors import QuorumError
 from mintmark.mailbox import MemoryStore
 from mintmark.messages import MAX_ARTIFACT_BYTES, ModelArtifact, open_update_frame, update_info
-from mintmark.plan import MAX_PLAN_BYTES, RoundPlan
+from mintmark.plan import RoundPlan
 from mintmark.privacy.ledger import EntryKind, Ledger
-from mintmark.round import PLAN_TYPE, Manifest
+from mintmark.round import Manifest
 from tasks.aggregation import read_manifest, settle_round
 from tasks.coordinator import Coordinator
+from tasks.dispatch import read_plans
 
 MAX_BYTES = MAX_ARTIFACT_BYTES
 
@@ -35,16 +35,6 @@ def faults_found(theatre: Theatre, campaign: str, *, finished: bool) -> list[str
     found = _ledgers(theatre, campaign, plans) + _sent(theatre, campaign) + _drawn_once(theatre, plans)
     found += _model(theatre, campaign, plans)
     return found + (_registered(theatre, campaign) if finished else [])
-
-
-def read_plans(coordinator: Coordinator, campaign: str) -> list[RoundPlan]:
-    """All plans of a campaign, by round and attempt."""
-    plans = []
-    for key in coordinator.store.list(f"public/campaigns/{campaign}/plans/"):
-        message = mailbox.get_required(coordinator.store, key, max_bytes=MAX_PLAN_BYTES)
-        payload = verify(message, PLAN_TYPE, coordinator.signer.public_key, max_bytes=MAX_PLAN_BYTES)
-        plans.append(RoundPlan.from_bytes(payload, max_bytes=MAX_PLAN_BYTES))
-    return plans
 
 
 def _model(theatre: Theatre, campaign: str, plans: list[RoundPlan]) -> list[str]:

@@ -20,10 +20,11 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from infra.gateway.asked import Asked
 from infra.gateway.channels import relay
 from infra.gateway.gate import Gate, RefusedError, not_there, note
-from infra.gateway.messages import Asked, DueRun
 from infra.gateway.routes import Found
+from infra.gateway.told import DueRun
 from infra.gateway.upstream import UnavailableError, UnsoundError
 
 MAX_BODY_BYTES = 256 * 1024

@@ -23,9 +23,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, WebSocketException
 from websockets.typing import Subprotocol
 
+from infra.gateway.asked import Asked, Event, Word
 from infra.gateway.gate import Gate, RefusedError, not_there, note
-from infra.gateway.messages import Asked, Event, Told, Word
 from infra.gateway.routes import Found
+from infra.gateway.told import Told
 from infra.gateway.upstream import UnavailableError, UnsoundError
 
 MAX_MESSAGE_BYTES = 64 * 1024

@@ -40,8 +40,8 @@ def certificates(
     from pydantic import TypeAdapter
 
     from infra.gateway.authority import issue_bank, issue_gateway, open_authority
+    from mintmark.agreed import Name
     from mintmark.errors import DataError
-    from mintmark.plan import Name
 
     try:
         banks = TypeAdapter(list[Name]).validate_python(bank)

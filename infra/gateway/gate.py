@@ -14,7 +14,7 @@ from uuid import UUID
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from infra.gateway.messages import Asked
+from infra.gateway.asked import Asked
 from infra.gateway.rate import Allowance
 from infra.gateway.routes import Found, match
 from infra.gateway.tls import Peer

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from pydantic import TypeAdapter
 
-from infra.gateway import messages as m
+from infra.gateway import asked, told
 
 PREFIX = "/api"
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -30,7 +30,7 @@ class Route:
 
     method: str
     template: str
-    asks: type[m.Asked] | None
+    asks: type[asked.Asked] | None
     tells: TypeAdapter[Any] | None
     query: str = ""
 
@@ -72,22 +72,22 @@ def _told(kind: Any) -> TypeAdapter[Any]:
 
 ROUTES = (
     # What the bank's worker says (bank_node/bell.py).
-    Route("POST", "/work_pools/{pool}/workers/heartbeat", m.WorkerBeat, None),
-    Route("POST", "/work_pools/{pool}/get_scheduled_flow_runs", m.Due, _told(list[m.DueRun])),
-    Route("POST", "/flow_runs/count", m.Count, _told(int)),
-    Route("POST", "/flow_runs/{run}/set_state", m.Proposal, _told(m.Ruling)),
-    Route("GET", "/flow_runs/{run}", None, _told(m.ToldRun)),
-    Route("POST", "/events", m.Events, None),
+    Route("POST", "/work_pools/{pool}/workers/heartbeat", asked.WorkerBeat, None),
+    Route("POST", "/work_pools/{pool}/get_scheduled_flow_runs", asked.Due, _told(list[told.DueRun])),
+    Route("POST", "/flow_runs/count", asked.Count, _told(int)),
+    Route("POST", "/flow_runs/{run}/set_state", asked.Proposal, _told(told.Ruling)),
+    Route("GET", "/flow_runs/{run}", None, _told(told.ToldRun)),
+    Route("POST", "/events", asked.Events, None),
     # What Prefect's client says on its own.
-    Route("GET", "/csrf-token", None, _told(m.ToldToken), query="client={client}"),
+    Route("GET", "/csrf-token", None, _told(told.ToldToken), query="client={client}"),
     Route("GET", "/admin/version", None, _told(str)),
     # What a worker built on Prefect's own loops says besides.
-    Route("GET", "/work_pools/{pool}", None, _told(m.ToldPool)),
-    Route("POST", "/work_pools/{pool}/queues/filter", m.Queues, _told(list[m.ToldQueue])),
-    Route("GET", "/deployments/{deployment}", None, _told(m.ToldDeployment)),
-    Route("PATCH", "/flow_runs/{run}", m.RunChange, None),
-    Route("PATCH", "/flow_runs/{run}/labels", m.Labels, None),
-    Route("POST", "/logs/", m.Logs, None),
+    Route("GET", "/work_pools/{pool}", None, _told(told.ToldPool)),
+    Route("POST", "/work_pools/{pool}/queues/filter", asked.Queues, _told(list[told.ToldQueue])),
+    Route("GET", "/deployments/{deployment}", None, _told(told.ToldDeployment)),
+    Route("PATCH", "/flow_runs/{run}", asked.RunChange, None),
+    Route("PATCH", "/flow_runs/{run}/labels", asked.Labels, None),
+    Route("POST", "/logs/", asked.Logs, None),
 )
 CHANNELS = ("/work_pools/{pool}/workers/connect", "/events/in")
 """The websockets."""

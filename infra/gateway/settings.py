@@ -21,9 +21,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mintmark.agreed import Name
 from mintmark.errors import DataError
 from mintmark.mailbox import pool_name
-from mintmark.plan import Name
 from mintmark.settings import read_toml
 
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

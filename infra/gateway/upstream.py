@@ -21,7 +21,7 @@ from uuid import UUID
 import httpx
 from pydantic import ValidationError
 
-from infra.gateway.messages import ToldRun
+from infra.gateway.told import ToldRun
 
 MAX_ANSWER_BYTES = 4 * 2**20
 ANSWER_S = 20.0

@@ -20,8 +20,7 @@ from pydantic import Field
 
 from mintmark.aggregation.mixture import Floats
 from mintmark.aggregation.screening import Rejection, refused_for_content
-from mintmark.envelope import Signer, sign, verify
-from mintmark.plan import Agreed, Digest, Name
+from mintmark.agreed import Agreed, Digest, Name, SignedRecord
 
 REPORT_TYPE = "application/x-mintmark-aggregation-report"
 MAX_REPORT_BYTES = 4 * 1024 * 1024
@@ -44,9 +43,11 @@ class BankFigures(Agreed):
     suspicion: Annotated[float, Field(ge=0)]
 
 
-class AggregationReport(Agreed):
+class AggregationReport(SignedRecord):
     """One round, for people: who counted and how much, who did not and why, who was late, whom to ask."""
 
+    payload_type = REPORT_TYPE
+    most_bytes = MAX_REPORT_BYTES
     plan_digest: Digest
     rule: str
     accepted: tuple[BankFigures, ...]
@@ -57,15 +58,6 @@ class AggregationReport(Agreed):
     def suspicious(self) -> tuple[str, ...]:
         """Banks whose suspicion has reached the alarm."""
         return tuple(figures.bank for figures in self.accepted if is_suspicious(figures.suspicion))
-
-    def signed(self, signer: Signer) -> bytes:
-        return sign(signer, REPORT_TYPE, self.canonical_bytes())
-
-    @classmethod
-    def read(cls, message: bytes, coordinator_key: bytes) -> AggregationReport:
-        """Raises `ProtocolError` when it is not the coordinator's."""
-        payload = verify(message, REPORT_TYPE, coordinator_key, max_bytes=MAX_REPORT_BYTES)
-        return cls.from_bytes(payload, max_bytes=MAX_REPORT_BYTES)
 
 
 def suspicion_by_round(reports: Sequence[AggregationReport]) -> list[dict[str, float]]:

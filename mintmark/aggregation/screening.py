@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mintmark.aggregation.mixture import Floats, mixture_of
-from mintmark.plan import Agreed
+from mintmark.agreed import Agreed
 
 FAR = 10.0  # times as far from the others as banks are from each other
 AGAINST = 4.0  # standard deviations: noise alone pushes so far against the others once in 30,000 updates

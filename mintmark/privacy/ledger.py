@@ -22,9 +22,10 @@ from typing import Annotated, Self
 
 from pydantic import AwareDatetime, Field
 
+from mintmark.agreed import Agreed, Digest, Name
 from mintmark.canonical import digest
 from mintmark.errors import PrivacyError, ProtocolError
-from mintmark.plan import MAX_EPSILON, Agreed, Digest, Name, PrivacyUnit
+from mintmark.plan import MAX_EPSILON, PrivacyUnit
 from mintmark.privacy.accountant import GaussianRelease, epsilon, remainder
 
 MAX_LINE_BYTES = 8192

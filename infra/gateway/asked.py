@@ -1,7 +1,7 @@
-"""What a bank may say to Prefect through the gateway, and what it may hear: a model for each body, in both directions.
+"""What a bank may say to Prefect through the gateway: a model for each body. What it may hear is in `told.py`.
 
 A body is parsed into its model and written anew from it, so that whatever a model does not name (the `data` of a
-state, which can carry code, above all) passes in neither direction. What a bank asks for beyond its part (`parameters`
+state, which can carry code, above all) does not pass. What a bank asks for beyond its part (`parameters`
 of a run, a forced state) is refused, not dropped. Bodies are JSON and bounded before they come here.
 
     asked = Proposal.model_validate_json(b'{"state": {"type": "RUNNING", "name": "Running"}, "force": false}')
@@ -11,7 +11,7 @@ of a run, a forced state) is refused, not dropped. Bodies are JSON and bounded b
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel
@@ -209,120 +209,3 @@ class Events(RootModel[list[Event]], Asked):
     def wire(self) -> bytes:
         """With the resources' names as Prefect writes them."""
         return self.model_dump_json(by_alias=True).encode()
-
-
-class Told(BaseModel):
-    """A part of an answer. What is not named here stays at the server."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class ToldState(Told):
-    """A state without its data, and without its details: those may name other runs."""
-
-    id: UUID
-    type: StateType | Literal["PAUSED"]
-    name: str | None = None
-    timestamp: str
-    message: str | None = None
-
-
-class ToldRun(Told):
-    """A run as its bank sees it."""
-
-    id: UUID
-    created: str | None = None
-    updated: str | None = None
-    name: str
-    flow_id: UUID
-    deployment_id: UUID | None = None
-    work_pool_name: str | None = None
-    work_queue_id: UUID | None = None
-    work_queue_name: str | None = None
-    parameters: dict[str, Any] = {}
-    tags: list[str] = []
-    run_count: int = 0
-    expected_start_time: str | None = None
-    next_scheduled_start_time: str | None = None
-    start_time: str | None = None
-    end_time: str | None = None
-    infrastructure_pid: str | None = None
-    state_type: str | None = None
-    state_name: str | None = None
-    state: ToldState | None = None
-
-
-class DueRun(Told):
-    """A run whose time has come."""
-
-    work_pool_id: UUID
-    work_queue_id: UUID
-    flow_run: ToldRun
-
-
-class _Details(Told):
-    type: str
-    reason: str | None = None
-    delay_seconds: int | None = None
-
-
-class Ruling(Told):
-    """What the server says to a proposed state."""
-
-    status: Literal["ACCEPT", "REJECT", "ABORT", "WAIT"]
-    state: ToldState | None = None
-    details: _Details
-
-
-class ToldPool(Told):
-    """The bank's own pool."""
-
-    id: UUID
-    created: str | None = None
-    updated: str | None = None
-    name: str
-    type: str
-    description: str | None = None
-    base_job_template: dict[str, Any] = {}
-    is_paused: bool = False
-    concurrency_limit: int | None = None
-    default_queue_id: UUID | None = None
-    status: str | None = None
-
-
-class ToldQueue(Told):
-    """A queue of the bank's own pool."""
-
-    id: UUID
-    created: str | None = None
-    updated: str | None = None
-    name: str
-    description: str | None = None
-    is_paused: bool = False
-    concurrency_limit: int | None = None
-    priority: int = 1
-    work_pool_id: UUID | None = None
-    work_pool_name: str | None = None
-
-
-class ToldDeployment(Told):
-    """The deployment on which the bank's bell hangs: no pull steps, variables or entrypoint."""
-
-    id: UUID
-    created: str | None = None
-    updated: str | None = None
-    name: str
-    flow_id: UUID
-    description: str | None = None
-    tags: list[str] = []
-    work_pool_name: str | None = None
-    work_queue_name: str | None = None
-
-
-class ToldToken(Told):
-    """A token against cross-site requests."""
-
-    id: UUID
-    token: str
-    client: str
-    expiration: str
