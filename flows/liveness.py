@@ -43,7 +43,8 @@ from tasks.training import BANK_FLOW
 
 CAMPAIGN_FLOW = "campaign"
 ROUND_FLOW = "federated-round"
-RECONCILER = "reconcile/mintmark"
+RECONCILER = "reconcile/mintmark-reconciler"
+"""Not called as the campaign's deployment is: in the UI both stand in one list."""
 BEAT_S = 30
 """How often a campaign's process says that it lives; Prefect's own default is three minutes."""
 ZOMBIE_AFTER = timedelta(minutes=2)

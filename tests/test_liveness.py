@@ -88,7 +88,7 @@ def test_deploying_twice_makes_nothing_twice(server: PrefectServer, client: Sync
     names = [one["name"] for one in server.call("POST", "/automations/filter", {})]
     assert sorted(names) == sorted(set(names))
     assert len([name for name in names if name.startswith("Mintmark: ")]) >= 3
-    reconciler = server.call("GET", "/deployments/name/reconcile/mintmark")
+    reconciler = server.call("GET", "/deployments/name/reconcile/mintmark-reconciler")
     assert len(reconciler["schedules"]) == 1
 
 

@@ -25,6 +25,7 @@ from mintmark.round import Manifest
 from tasks.aggregation import read_manifest, settle_round
 from tasks.coordinator import Coordinator
 from tasks.dispatch import read_plans
+from tasks.runs import ROUND_TAG
 
 MAX_BYTES = MAX_ARTIFACT_BYTES
 
@@ -34,7 +35,7 @@ def faults_found(theatre: Theatre, campaign: str, *, finished: bool) -> list[str
     plans = read_plans(theatre.coordinator, campaign)
     found = _ledgers(theatre, campaign, plans) + _sent(theatre, campaign) + _drawn_once(theatre, plans)
     found += _model(theatre, campaign, plans)
-    return found + (_registered(theatre, campaign) if finished else [])
+    return found + (_registered(theatre, campaign, 1 + max(plan.round for plan in plans)) if finished else [])
 
 
 def _model(theatre: Theatre, campaign: str, plans: list[RoundPlan]) -> list[str]:
@@ -118,8 +119,8 @@ def _drawn_once(theatre: Theatre, plans: list[RoundPlan]) -> list[str]:
     return found
 
 
-def _registered(theatre: Theatre, campaign: str) -> list[str]:
-    """One model version and one finished run in MLflow."""
+def _registered(theatre: Theatre, campaign: str, rounds: int) -> list[str]:
+    """One model version in MLflow, one run of the campaign and one below it for each of its rounds."""
     tagged = f"tags.`mintmark.campaign` = '{campaign}'"
     versions = _mlflow(theatre, "GET", f"model-versions/search?{urlencode({'filter': tagged})}").get(
         "model_versions", []
@@ -129,7 +130,13 @@ def _registered(theatre: Theatre, campaign: str) -> list[str]:
     body = {"experiment_ids": ids, "filter": tagged, "max_results": 100}
     runs = _mlflow(theatre, "POST", "runs/search", body).get("runs", [])
     found = [] if len(versions) == 1 else [f"expected one model version, got {len(versions)}"]
-    return found + ([] if len(runs) == 1 else [f"expected one MLflow run, got {len(runs)}"])
+    tags = [{tag["key"]: tag["value"] for tag in run["data"].get("tags", [])} for run in runs]
+    below = sorted(int(own[ROUND_TAG]) for own in tags if ROUND_TAG in own)
+    if len(tags) - len(below) != 1:
+        found.append(f"expected one MLflow run, got {len(tags) - len(below)}")
+    return found + (
+        [] if below == list(range(rounds)) else [f"expected a run for each of {rounds} rounds, got {below}"]
+    )
 
 
 def _mlflow(theatre: Theatre, method: str, path: str, body: Any = None) -> dict[str, Any]:
