@@ -75,7 +75,6 @@ def photograph(page: Any, name: str, *, width: int = 1280, height: int = 860) ->
         page.screenshot(path=str(Path(folder) / f"{name}.png"), clip={"x": 0, "y": 0, "width": width, "height": height})
 
 
-@pytest.mark.skipif("MINTMARK_BROWSER" not in os.environ, reason="set MINTMARK_BROWSER=1: it takes minutes")
 def test_campaign_by_hand(running: Running, page: Any) -> None:
     """The form refuses what is out of bounds and says why; what is submitted runs, is told round by round and bank by bank,
     in pictures too, leads to its model in MLflow, and from there back; the terminal tells the same."""
