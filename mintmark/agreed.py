@@ -3,7 +3,7 @@
 >>> from mintmark.envelope import generate_signer
 >>> class Greeting(SignedRecord):
 ...     payload_type = "application/x-mintmark-greeting"
-...     most_bytes = 100
+...     most_bytes = 1_000
 ...     bank: Name
 >>> signer = generate_signer()
 >>> Greeting.read(Greeting(bank="bank-a").signed(signer), signer.public_key)

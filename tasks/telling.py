@@ -37,8 +37,6 @@ IDLE_SHARE = 4
 GOODBYE_S = 30.0
 """How long the end of a campaign waits for the last telling."""
 
-ID = "prefect.resource.id"
-
 log = logging.getLogger(__name__)
 
 

@@ -6,9 +6,9 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of a file stay in one process, because they share what they have made. Those that start servers form a group
-    of their own, and begin first because they take longest."""
+    """All tests that start servers stay in one process, and begin first because they take longest: two consortia at
+    once only wait for each other. So do the tests of a file, which share what they have made."""
     items.sort(key=lambda item: item.get_closest_marker("servers") is None)
     for item in items:
-        kind = "servers" if item.get_closest_marker("servers") else "alone"
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.name}-{kind}"))
+        group = "servers" if item.get_closest_marker("servers") else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))

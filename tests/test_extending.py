@@ -10,6 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from consortium import SCHEMA, Consortium, payments
+from sklearn.metrics import roc_auc_score
 
 from bank_node.enrol import DEFAULT_POLICY
 from mintmark import campaign
@@ -40,10 +41,11 @@ def test_the_page_runs_a_campaign(tmp_path: Path, learner: object) -> None:
     consortium = Consortium(tmp_path, sizes=(6000, 4000, 3000), policy=policy)
     model = consortium.run(consortium.campaign(learner="naive_bayes", rounds=3), 4)
     state = campaign.replay(consortium.coordinator.model("cards", model), SCHEMA)
-    assert evaluate(state.scores).auroc > 0.6
+    assert evaluate(state.scores).positives > 0  # how good it is, so few customers' noised answers cannot say
     fresh = build_table(SCHEMA, payments(4000, seed=99))
     score = load(learner.export(state)).predict(fresh.features, raw_score=True)  # type: ignore[attr-defined]
     assert score[fresh.labels == 1].mean() > score[fresh.labels == 0].mean() + 0.5
+    assert roc_auc_score(fresh.labels, score) > 0.6
     own = learner.advance(state, code_table(fresh)).score + state.base_score  # type: ignore[attr-defined]
     np.testing.assert_allclose(score, own, atol=1e-9)
 

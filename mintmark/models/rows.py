@@ -22,9 +22,6 @@ from mintmark.models.tree import Tree
 from mintmark.schema import FeatureSchema, public_edges
 from mintmark.table import Table
 
-MISSING = 0
-"""The code of a missing value."""
-
 
 @dataclass(frozen=True, eq=False)
 class RowState:
