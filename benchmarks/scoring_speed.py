@@ -45,7 +45,7 @@ from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
 from mintmark.schema import FeatureKind, FeatureSchema
 from mintmark.simulation import seeded_gaussian, simulate_rounds
 from mintmark.synthetic import simulate
-from mintmark.table import Table, build_table
+from mintmark.table import Table, build_table, columns_of
 
 CONNECTIONS = 16
 WARM_UP_S = 2.0
@@ -179,12 +179,8 @@ def measure_files(
 ) -> dict[str, Any]:
     """Rows a processor second, from file to file and in memory, for both models."""
     repeated = {name: np.resize(columns[name], rows) for name in schema.names}
-    needed = repeated | {
-        schema.label: np.resize([0, 1], rows),
-        schema.customer: np.arange(rows),
-        schema.test: np.zeros(rows),
-    }
-    features = build_table(schema, needed).features
+    others = {name: np.resize(columns[name], rows) for name in columns_of(schema)}
+    features = build_table(schema, others | {schema.customer: np.arange(rows)}).features
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.parquet", Path(folder) / "out.parquet"
