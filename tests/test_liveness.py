@@ -18,7 +18,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from worker_stage import PrefectServer, eventually, the_server
 
 from flows.deployments import deploy, start_campaign
-from flows.liveness import MOST_RUNS, ZOMBIE_AFTER, Reconciled, reconcile_runs
+from flows.liveness import MOST_RUNS, RECONCILER, ZOMBIE_AFTER, Reconciled, reconcile_runs
 from tasks.training import ring, ring_again
 
 pytestmark = pytest.mark.servers
@@ -88,7 +88,7 @@ def test_deploying_twice_makes_nothing_twice(server: PrefectServer, client: Sync
     names = [one["name"] for one in server.call("POST", "/automations/filter", {})]
     assert sorted(names) == sorted(set(names))
     assert len([name for name in names if name.startswith("Mintmark: ")]) >= 3
-    reconciler = server.call("GET", "/deployments/name/reconcile/mintmark-reconciler")
+    reconciler = server.call("GET", f"/deployments/name/{RECONCILER}")
     assert len(reconciler["schedules"]) == 1
 
 
@@ -98,7 +98,6 @@ def test_a_schedule_makes_runs(server: PrefectServer, client: SyncPrefectClient)
     eventually(
         lambda: [run for run in server.call("POST", "/flow_runs/filter", planned) if run["auto_scheduled"]],
         "runs by the schedule",
-        within_s=120,
     )
 
 
@@ -128,7 +127,8 @@ def test_a_run_that_is_silent_is_ended_and_its_campaign_goes_on_once(
     assert reconcile_runs(client, datetime.now(UTC)) == Reconciled()
     assert len(runs_of(server, "silent")) == 2
     eventually(lambda: {"text": "prefect.flow-run.Crashed: silent"} in heard, "a word by webhook")
-    rung = {"deployments": {"name": {"any_": ["mintmark"]}}, "flows": {"name": {"any_": ["reconcile"]}}}
+    flow_name, deployment_name = RECONCILER.split("/")
+    rung = {"deployments": {"name": {"any_": [deployment_name]}}, "flows": {"name": {"any_": [flow_name]}}}
     triggered = eventually(
         lambda: [run for run in server.call("POST", "/flow_runs/filter", rung) if not run["auto_scheduled"]],
         "the reconciler to be rung",
