@@ -5,8 +5,8 @@ BIN := $(ENV)/bin
 STAMP := $(ENV)/.installed
 ARGS ?=
 
-.PHONY: demo test check audit chaos benchmark benchmark-learning benchmark-membership clean help
-.PHONY: demo test check audit benchmark benchmark-aggregation benchmark-robustness benchmark-learning benchmark-membership clean help
+.PHONY: demo test check audit chaos benchmark benchmark-learning benchmark-aggregation benchmark-robustness \
+  benchmark-membership clean help
 .DEFAULT_GOAL := help
 
 help:  ## Show this
@@ -19,12 +19,12 @@ test: $(STAMP)  ## Style, types, all tests; needs no internet beyond the package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/pytest -n 2 $(ARGS)
 
 check: $(STAMP)  ## Style, types and the tests that start no server
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not servers" $(ARGS)
+	$(BIN)/pytest -n 2 -m "not servers" $(ARGS)
 
 audit: $(STAMP)  ## Hold what a bank sends against what its ledger paid, and wrong variants too: var/audit.json
 	$(BIN)/python tests/audit.py
