@@ -35,7 +35,7 @@ pytestmark = [
 
 FLAGS = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--enable-unsafe-swiftshader"]
-PATIENCE_MS = 120_000
+PATIENCE_MS = 180_000
 CAMPAIGN = "cards-2026-w14"
 
 

@@ -88,7 +88,7 @@ def started(input_files: tuple[Path, Path], tmp_path: Path) -> Iterator[subproce
     yield process
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=TIMEOUT_S)
 
 
 @pytest.mark.servers
@@ -118,7 +118,7 @@ def test_whole_campaign_on_data_of_its_own(
     assert sum("bank_node.cli work" in name for name in names) == 3
     ports = listening(processes)
     started.send_signal(signal.SIGINT)
-    rest, _ = started.communicate(timeout=60)
+    rest, _ = started.communicate(timeout=TIMEOUT_S)
     assert started.returncode == 130
     assert "everything that was started is stopped" in rest
     assert_nothing_left(processes, ports)
@@ -179,7 +179,7 @@ def test_interrupt_in_the_middle(started: subprocess.Popen[str], tmp_path: Path,
     processes = family(started)
     ports = listening(processes)
     started.send_signal(signal.SIGINT)
-    started.communicate(timeout=60)
+    started.communicate(timeout=TIMEOUT_S)
     assert started.returncode == 130
     assert_nothing_left(processes, ports)
     assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import ssl
@@ -21,11 +20,22 @@ import httpx
 import pytest
 import websockets
 from consortium import SCHEMA
-from worker_stage import SENT, STUB, clean_environment, eventually, free_port, honest
+from worker_stage import (
+    PATIENCE_S,
+    SENT,
+    STUB,
+    answered,
+    clean_environment,
+    eventually,
+    honest,
+    start_prefect,
+)
 
 from bank_node.enrol import create_home
 from bank_node.settings import BankSettings, Home
+from infra.embedded.processes import ProcessGroup, free_ports
 from infra.gateway.authority import Issued, issue_bank, issue_gateway, open_authority
+from infra.gateway.channels import LATER
 from mintmark.settings import StorageKey
 
 pytestmark = pytest.mark.servers
@@ -53,24 +63,15 @@ class Site:
     prefect: str
     gateway: str
     folder: Path
+    gateway_log: Path
     banks: dict[str, Issued]
     bad: dict[str, Issued]
 
     def admin(self, method: str, path: str, body: Any = None) -> Any:
         """What the coordinator does, at the server itself."""
         user, _, password = CREDENTIAL.partition(":")
-        auth, client = (user, password), "coordinator"
-
-        def answer() -> httpx.Response | None:
-            token = httpx.get(f"{self.prefect}/csrf-token?client={client}", auth=auth, timeout=60)
-            if token.status_code == 503:
-                return None
-            csrf = {"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": token.json()["token"]}
-            response = httpx.request(method, self.prefect + path, json=body, headers=csrf, auth=auth, timeout=60)
-            return response if response.status_code != 503 else None
-
-        response = eventually(answer, f"an answer to {method} {path}")
-        assert response is not None
+        with httpx.Client(auth=(user, password), timeout=PATIENCE_S) as client:
+            response = self._asked(client, self.prefect, method, path, body)
         assert response.is_success, response.text
         return response.json() if response.content else None
 
@@ -83,14 +84,19 @@ class Site:
 
     def ask(self, bank: str, method: str, path: str, body: Any = None) -> httpx.Response:
         """What a bank asks through the gateway."""
-        with httpx.Client(verify=self.tls(self.banks[bank]), trust_env=False, timeout=60) as client:
-            token = client.get(f"{self.gateway}/csrf-token?client={CSRF_CLIENT}").json()["token"]
-            csrf = {"Prefect-Csrf-Client": CSRF_CLIENT, "Prefect-Csrf-Token": token}
-            return client.request(method, self.gateway + path, json=body, headers=csrf)
+        with httpx.Client(verify=self.tls(self.banks[bank]), trust_env=False, timeout=PATIENCE_S) as client:
+            return self._asked(client, self.gateway, method, path, body)
+
+    def _asked(self, client: httpx.Client, api: str, method: str, path: str, body: Any) -> httpx.Response:
+        """One request, with the token against cross-site requests that Prefect gives out."""
+        asks = f"/csrf-token?client={CSRF_CLIENT}"
+        token = answered(lambda: client.get(api + asks), asks).json()["token"]
+        csrf = {"Prefect-Csrf-Client": CSRF_CLIENT, "Prefect-Csrf-Token": token}
+        return answered(lambda: client.request(method, api + path, json=body, headers=csrf), f"{method} {path}")
 
     def log(self) -> str:
         """The gateway's log so far."""
-        return (self.folder / "gateway.log").read_text()
+        return self.gateway_log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -105,52 +111,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         "of another authority": issue_bank(open_authority(elsewhere, "127.0.0.1", now), "bank-a"),
         "not pinned": issue_bank(authority, "bank-x"),
     }
-    prefect_port, gateway_port = free_port(), free_port()
-    prefect, gateway = (f"http://127.0.0.1:{prefect_port}/api", f"https://127.0.0.1:{gateway_port}/api")
     (folder / "prefect-credential").touch(0o600)
     (folder / "prefect-credential").write_text(CREDENTIAL + "\n")
-    table = [f'{bank} = ["{issued.fingerprint}"]' for bank, issued in banks.items()]
-    lines = [f"port = {gateway_port}", f'prefect_api = "{prefect}"', "[banks]", *table]
-    (folder / "gateway.toml").write_text("\n".join(lines))
-    server = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port)]
-    started = [
-        start(server, folder / "prefect.log", prefect_settings(folder)),
-        start(["flows.cli", "gateway", "--config", str(folder / "gateway.toml")], folder / "gateway.log", {}),
-    ]
-    try:
-        eventually(lambda: healthy(prefect), "a healthy Prefect server", within_s=180)
-        eventually(lambda: listens(gateway_port), "a listening gateway")
-        yield Site(prefect, gateway, folder, banks, bad)
-    finally:
-        for process in started:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def prefect_settings(folder: Path) -> dict[str, str]:
-    """Auth and protection against cross-site requests on, as a real consortium has them."""
-    return {
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_UI_ENABLED": "false",
-        "PREFECT_SERVER_API_AUTH_STRING": CREDENTIAL,
-        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder}/prefect.db",
-    }
-
-
-def start(command: list[str], log: Path, settings: dict[str, str]) -> subprocess.Popen[bytes]:
-    """A process of its own, from this clone."""
-    environment = clean_environment(log.parent, PYTHONPATH=str(ROOT)) | settings
-    with open(log, "wb") as file:
-        command = [sys.executable, "-m", *command]
-        return subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
-
-
-def healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=5).is_success
-    except httpx.TransportError:
-        return False
+    # Auth and protection against cross-site requests on, as a real consortium has them.
+    settings = {"PREFECT_SERVER_API_AUTH_STRING": CREDENTIAL, "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true"}
+    with ProcessGroup(folder / "logs") as group:
+        prefect = start_prefect(group, folder, **settings)
+        (port,) = free_ports(1)
+        table = [f'{bank} = ["{issued.fingerprint}"]' for bank, issued in banks.items()]
+        lines = [f"port = {port}", f'prefect_api = "{prefect}"', "[banks]", *table]
+        (folder / "gateway.toml").write_text("\n".join(lines))
+        command = [sys.executable, "-m", "flows.cli", "gateway", "--config", str(folder / "gateway.toml")]
+        environment = clean_environment(folder, PYTHONPATH=str(ROOT))
+        group.start("gateway", command, env=environment, stop_signal=signal.SIGKILL)
+        group.wait_ready("gateway", lambda: listens(port), PATIENCE_S)
+        yield Site(prefect, f"https://127.0.0.1:{port}/api", folder, group.log("gateway"), banks, bad)
 
 
 def listens(port: int) -> bool:
@@ -186,7 +161,7 @@ def test_handshake_ends_without_a_sound_certificate(site: Site, which: str | Non
 
 def test_signed_but_unpinned_certificate_is_told_so(site: Site) -> None:
     """A certificate of the authority that no bank is pinned to gets one sentence and nothing else."""
-    with httpx.Client(verify=site.tls(site.bad["not pinned"]), trust_env=False) as client:
+    with httpx.Client(verify=site.tls(site.bad["not pinned"]), trust_env=False, timeout=PATIENCE_S) as client:
         answer = client.get(f"{site.gateway}/admin/version")
     assert answer.status_code == 403
     assert "no bank's here" in answer.text
@@ -301,24 +276,39 @@ def frame(kind: str, **payload: Any) -> str:
 
 
 def converse(site: Site, bank: str, path: str, *said: str, hear: int = 99) -> tuple[list[Any], int | None]:
-    """What a bank hears on a websocket, at most so much, and the code with which the gateway closes it."""
+    """What a bank hears on a websocket, at most so much, and the code with which the gateway closes it. Told to try again
+    later (1013), it does."""
 
     async def talk() -> tuple[list[Any], int | None]:
         url = site.gateway.replace("https", "wss") + path
         heard: list[Any] = []
-        tls = site.tls(site.banks[bank])
-        async with websockets.connect(url, ssl=tls, subprotocols=["prefect"], proxy=None) as channel:
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            websockets.connect(
+                url,
+                ssl=site.tls(site.banks[bank]),
+                subprotocols=["prefect"],
+                proxy=None,
+                open_timeout=None,
+                ping_interval=None,
+            ) as channel,
+        ):
             try:
                 for one in said:
                     await channel.send(one)
-                async with asyncio.timeout(60):
-                    while len(heard) < hear:
-                        heard.append(json.loads(await channel.recv()))
+                while len(heard) < hear:
+                    heard.append(json.loads(await channel.recv()))
             except websockets.ConnectionClosed:
                 return heard, channel.close_code
             return heard, None
 
-    return asyncio.run(talk())
+    def conversation() -> tuple[list[Any], int | None] | None:
+        heard, closed = asyncio.run(talk())
+        return (heard, closed) if closed != LATER else None
+
+    held = eventually(conversation, f"a conversation on {path}")
+    assert held is not None
+    return held
 
 
 HELLO = {

@@ -23,6 +23,7 @@ from worker_stage import (
     DIES,
     DIGEST,
     HANGS,
+    PATIENCE_S,
     PRINTS,
     RAISES,
     REFUSES,
@@ -143,7 +144,7 @@ def test_a_worker_waits_for_its_pool_and_a_stop_leaves_nothing_behind(server: Pr
         assert [(worker["name"], worker["status"]) for worker in workers] == [("late-pool", "ONLINE")]
         (child,) = bank.children()
         bank.process.terminate()
-        assert bank.process.wait(timeout=30) == 0
+        assert bank.process.wait(timeout=PATIENCE_S) == 0
         assert gone(child)
         assert server.final(run_id) == ("CRASHED", "Stopped", "The bank's worker was stopped")
         assert "Traceback" not in bank.log()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,8 +25,14 @@ import pytest
 
 import bank_node
 from bank_node import bell
+from infra.embedded.postgresql import start_postgresql
+from infra.embedded.processes import EmbeddedError, ProcessGroup, free_ports
+from infra.embedded.servers import answers
 
 Seen = TypeVar("Seen")
+
+PATIENCE_S = 180.0
+"""How long a busy machine may take for whatever a test waits for: no figure of the product's."""
 
 ROOT = Path(bank_node.__file__).resolve().parents[1]
 DIGEST = "5e" * 32
@@ -83,13 +88,25 @@ def honest(what: str = SENT) -> dict[str, Any]:
     return {"plan_key": plan_key(what), "plan_digest": DIGEST}
 
 
-def eventually(look: Callable[[], Seen], what: str, within_s: float = 60) -> Seen:
-    """The first true value that `look` gives; fails when it gives none for a minute."""
+def eventually(look: Callable[[], Seen], what: str, within_s: float = PATIENCE_S) -> Seen:
+    """The first true value that `look` gives; fails when it gives none for so long."""
     deadline = time.monotonic() + within_s
     while not (seen := look()):
         assert time.monotonic() < deadline, f"expected {what} within {within_s} s"
-        time.sleep(0.05)
+        time.sleep(0.1)
     return seen
+
+
+def answered(ask: Callable[[], httpx.Response], what: str) -> httpx.Response:
+    """The answer to a request; whoever says "try again later" (503) is asked again."""
+
+    def answer() -> httpx.Response | None:
+        response = ask()
+        return response if response.status_code != httpx.codes.SERVICE_UNAVAILABLE else None
+
+    response = eventually(answer, f"an answer to {what}")
+    assert response is not None
+    return response
 
 
 def gone(pid: int) -> bool:
@@ -108,14 +125,10 @@ class PrefectServer:
     home: Path
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """The parsed answer to one request; a server whose SQLite is busy (503) is asked again."""
-
-        def answer() -> httpx.Response | None:
-            response = httpx.request(method, self.url + path, json=body, timeout=60)
-            return response if response.status_code != httpx.codes.SERVICE_UNAVAILABLE else None
-
-        response = eventually(answer, f"an answer to {method} {path}")
-        assert response is not None
+        """The parsed answer to one request."""
+        response = answered(
+            lambda: httpx.request(method, self.url + path, json=body, timeout=PATIENCE_S), f"{method} {path}"
+        )
         assert response.is_success, f"{method} {path}: {response.status_code} {response.text[:500]}"
         return response.json() if response.content else None
 
@@ -183,13 +196,6 @@ class BankProcess:
         return [child.pid for child in psutil.Process(self.process.pid).children()]
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def clean_environment(home: Path, **more: str) -> dict[str, str]:
     """This process's environment without its Prefect settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
@@ -200,40 +206,34 @@ SERVER = pytest.StashKey[PrefectServer]()
 
 
 def the_server(config: pytest.Config, home: Path) -> PrefectServer:
-    """The session's Prefect server, on SQLite; started when it is first asked for."""
+    """The session's Prefect server; started when it is first asked for."""
     if SERVER not in config.stash:
-        config.stash[SERVER] = _start_server(config, home)
+        group = ProcessGroup(home / "logs")
+        config.add_cleanup(group.stop)
+        config.stash[SERVER] = PrefectServer(start_prefect(group, home), home)
     return config.stash[SERVER]
 
 
-def _start_server(config: pytest.Config, home: Path) -> PrefectServer:
-    port = free_port()
+def start_prefect(group: ProcessGroup, home: Path, **settings: str) -> str:
+    """Start a Prefect server in the folder `home`, on PostgreSQL where its programs are, else on SQLite, whose single
+    writer makes everybody wait; the URL of its API, once that answers."""
+    try:
+        database = start_postgresql(group, os.environ, ["prefect"]).url("asyncpg", "prefect")
+    except EmbeddedError:
+        database = f"sqlite+aiosqlite:///{home}/prefect.db"
     environment = clean_environment(
         home,
         PREFECT_SERVER_ANALYTICS_ENABLED="false",
         PREFECT_SERVER_UI_ENABLED="false",
-        PREFECT_SERVER_DATABASE_CONNECTION_URL=f"sqlite+aiosqlite:///{home}/prefect.db",
+        PREFECT_SERVER_DATABASE_CONNECTION_URL=database,
+        **settings,
     )
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with open(home / "log", "wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-
-    def stop() -> None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-    config.add_cleanup(stop)
-    server = PrefectServer(f"http://127.0.0.1:{port}/api", home)
-
-    def healthy() -> bool:
-        assert process.poll() is None, (home / "log").read_text()
-        try:
-            return httpx.get(f"{server.url}/health", timeout=5).is_success
-        except httpx.TransportError:
-            return False
-
-    eventually(healthy, "a healthy Prefect server", within_s=180)
-    return server
+    group.start("prefect", command, env=environment, stop_signal=signal.SIGKILL, orphan_signal=signal.SIGKILL)
+    url = f"http://127.0.0.1:{port}/api"
+    group.wait_ready("prefect", lambda: answers(f"{url}/health"), PATIENCE_S)
+    return url
 
 
 def start_bank(server: PrefectServer, pool: str, home: Path, **more: str) -> BankProcess:
