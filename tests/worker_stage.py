@@ -225,6 +225,7 @@ def start_prefect(group: ProcessGroup, home: Path, **settings: str) -> str:
         home,
         PREFECT_SERVER_ANALYTICS_ENABLED="false",
         PREFECT_SERVER_UI_ENABLED="false",
+        PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL="0.5",  # else events can be read after five seconds
         PREFECT_SERVER_DATABASE_CONNECTION_URL=database,
         **settings,
     )
