@@ -57,6 +57,9 @@ from bank_node.child import LOG_FORMAT, Child, PlanParameters, Verdict, child_co
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
+WORTH_TELLING_S = 2.0
+"""How long a job is at work before the server is told so. A shorter one is told of by its end alone: while all banks tell
+of their beginnings, the server is slow to ring the bells that are still to be rung."""
 CANCEL_POLL_S = 2.0
 """How often a job at work asks whether it is still wanted."""
 GOODBYE_S = 1.5
@@ -229,12 +232,17 @@ class BankWorker(BaseWorker[BankJobConfiguration, Any, BankResult]):
         async with asyncio.TaskGroup() as tasks:
             verdict = tasks.create_task(child.answer(plan, self._job_timeout_s))
             # Not cancelled by the verdict: still under way at the server, it could overtake the final state.
-            running = tasks.create_task(self._bell.propose(run_id, bell.RUNNING))
+            running = tasks.create_task(self._tell_of_beginning(run_id, verdict))
             unwanted = tasks.create_task(self._unwanted(run_id, running))
             await asyncio.wait({verdict, unwanted}, return_when=asyncio.FIRST_COMPLETED)
             unwanted.cancel()
             verdict.cancel()
         return bell.CANCELLED if verdict.cancelled() else _final(verdict.result())
+
+    async def _tell_of_beginning(self, run_id: UUID, verdict: asyncio.Task[Verdict]) -> str:
+        """What the server holds a job as that is still at work when it is worth telling."""
+        done, _ = await asyncio.wait({verdict}, timeout=WORTH_TELLING_S)
+        return bell.UNKNOWN if done else await self._bell.propose(run_id, bell.RUNNING)
 
     async def _unwanted(self, run_id: UUID, running: asyncio.Task[str]) -> None:
         """Return when the server no longer wants the run; until then, say that it lives."""

@@ -9,6 +9,7 @@ import threading
 from datetime import UTC, datetime
 
 from prefect import flow
+from prefect.context import SyncClientContext
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
@@ -90,7 +91,8 @@ async def run_campaign(
     )
     threading.Thread(target=load_mlflow, daemon=True).start()  # takes seconds: while the banks work
     model_digest = coordinator.publish_model(ModelArtifact(terms))
-    with told_in_prefect(coordinator, campaign):
+    # One client for all steps of all rounds: each would make its own otherwise, and with it read all certificates.
+    with told_in_prefect(coordinator, campaign), SyncClientContext.get_or_create():
         for number in range(rounds + 1):
             model_digest = await federated_round(campaign, number, model_digest, deadline_s=expert.deadline_s)
         report = evaluate_model(coordinator, campaign, model_digest)

@@ -50,7 +50,9 @@ BEAT_S = 30
 ZOMBIE_AFTER = timedelta(minutes=2)
 """A run under way is dead when nothing was heard of it for this long: four beats."""
 LOOK_BACK = timedelta(days=7)
-EVERY = timedelta(minutes=2)
+EVERY = timedelta(minutes=5)
+"""Each time a Python process loads Prefect for it; crashes do not wait for it. Twice in a round's ten minutes, so that a
+bank whose machine was gone under a plan is rung again while that round is open."""
 MOST_RUNS = 6
 """A campaign that crashed as often as this is left to people."""
 _PAGE = 200

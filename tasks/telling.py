@@ -34,6 +34,8 @@ PAUSE_S = 2.0
 """Between two looks, at least."""
 IDLE_SHARE = 4
 """How many times longer than it took to tell is waited before telling again: SQLite has one writer."""
+PICTURES_S = 30.0
+"""Between two drawings of the pictures, at least: a third of a CPU-second, and as much again in what is sent and kept."""
 GOODBYE_S = 30.0
 """How long the end of a campaign waits for the last telling."""
 
@@ -65,7 +67,7 @@ class _Teller:
         self._known: dict[str, tuple[UUID, str | float, str]] = {}
         self._emitted: set[str] = set()
         self._tagged = False
-        self._drawn = -1
+        self._drawn, self._drawn_at = 0, -PICTURES_S
 
     def tell_until(self, ended: threading.Event) -> None:
         """Look and tell, again and again; once more when it has ended."""
@@ -93,9 +95,11 @@ class _Teller:
             known = client.read_flow_run(self._run_id).tags
             client.update_flow_run(self._run_id, tags={*known, "mintmark", f"campaign:{self._campaign}"})
             self._tagged = True
-        for artifact in artifacts_of(status, pictures=last or status.closed != self._drawn):
+        pictures = last or (status.closed != self._drawn and time.monotonic() - self._drawn_at >= PICTURES_S)
+        if pictures:
+            self._drawn, self._drawn_at = status.closed, time.monotonic()
+        for artifact in artifacts_of(status, pictures=pictures):
             self._put(client, artifact)
-        self._drawn = status.closed
         for name, occurred, payload in events_of(status):
             self._emit(name, occurred, payload)
 

@@ -79,8 +79,8 @@ class Prefect:
                 return 200, [{"id": str(uuid4()), "name": "default", "last_polled": SECRET}]
             case "GET", ["work_pools", pool]:
                 return 200, {"id": str(uuid4()), "name": pool, "type": "mintmark-bank", "storage_configuration": SECRET}
-            case "POST", ["flow_runs", "count"]:
-                return 200, 1
+            case "POST", ["flow_runs", "filter"]:
+                return 200, [told_run(BANKS[0])]
             case "POST", ["flow_runs", _, "set_state"]:
                 return 201, {"status": "ACCEPT", "state": state("RUNNING"), "details": {"type": "accept_details"}}
             case "GET", ["csrf-token"]:
@@ -160,15 +160,25 @@ def proposal(kind: str = "RUNNING", **more: Any) -> dict[str, Any]:
     return {"state": {"type": kind, "name": kind.title()} | more, "force": False}
 
 
+def due_in(pool: str) -> dict[str, Any]:
+    """The question for the due runs of a pool."""
+    due = {"state": {"type": {"any_": ["SCHEDULED"]}}, "next_scheduled_start_time": {"before_": "2030-01-01T00:00:00Z"}}
+    return {
+        "work_pools": {"name": {"any_": [pool]}},
+        "flow_runs": due,
+        "sort": "NEXT_SCHEDULED_START_TIME_ASC",
+        "limit": 10,
+    }
+
+
 def listed(bank: str) -> list[tuple[str, str, str, Any]]:
     """Method, route, target and body of one good request on every route of the list, all about this bank."""
     pool, run, deployment = POOL[bank], RUN[bank], DEPLOYMENT[bank]
-    count = {"work_pools": {"name": {"any_": [pool]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
     due = {"scheduled_before": "2030-01-01T00:00:00Z", "limit": 10}
     return [
         ("POST", "/work_pools/{pool}/workers/heartbeat", f"/work_pools/{pool}/workers/heartbeat", {"name": pool}),
         ("POST", "/work_pools/{pool}/get_scheduled_flow_runs", f"/work_pools/{pool}/get_scheduled_flow_runs", due),
-        ("POST", "/flow_runs/count", "/flow_runs/count", count),
+        ("POST", "/flow_runs/filter", "/flow_runs/filter", due_in(pool)),
         ("POST", "/flow_runs/{run}/set_state", f"/flow_runs/{run}/set_state", proposal()),
         ("GET", "/flow_runs/{run}", f"/flow_runs/{run}", None),
         ("POST", "/events", "/events", [event(bank)]),

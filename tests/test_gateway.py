@@ -19,6 +19,7 @@ from gateway_stage import (
     RUN,
     SECRET,
     Stage,
+    due_in,
     event,
     listed,
     log_line,
@@ -171,8 +172,13 @@ def test_headers_of_a_bank_do_not_travel(stage: Stage) -> None:
         ("PATCH", OWN_RUN, {"tags": []}),
         ("PATCH", f"{OWN_RUN}/labels", {"x": {"nested": 1}}),
         ("PATCH", f"{OWN_RUN}/labels", {f"label{i}": 1 for i in range(21)}),
-        ("POST", "/api/flow_runs/count", {}),
-        ("POST", "/api/flow_runs/count", {"work_pools": {"name": {"any_": [POOL["bank-a"]], "not_": []}}}),
+        ("POST", "/api/flow_runs/filter", {"work_pools": {"name": {"any_": [POOL["bank-a"]], "not_": []}}}),
+        ("POST", "/api/flow_runs/filter", due_in(POOL["bank-a"]) | {"flows": {"name": {"any_": ["campaign"]}}}),
+        (
+            "POST",
+            "/api/flow_runs/filter",
+            due_in(POOL["bank-a"]) | {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}},
+        ),
         ("POST", "/api/logs/", [log_line("bank-a") | {"flow_run_id": None}]),
         ("POST", "/api/logs/", [log_line("bank-a")] * 201),
         ("POST", "/api/logs/", [log_line("bank-a") | {"task_run_id": str(RUN["bank-b"])}]),
@@ -223,9 +229,17 @@ def test_a_states_data_passes_in_neither_direction(stage: Stage) -> None:
     assert "data" not in stage.ask("GET", OWN_RUN).json()["state"]
 
 
-def test_a_runs_pool_is_asked_for_once(stage: Stage) -> None:
+@pytest.mark.parametrize(
+    ("target", "body"),
+    [
+        (f"/api/work_pools/{POOL['bank-a']}/get_scheduled_flow_runs", {"limit": 1}),
+        ("/api/flow_runs/filter", due_in(POOL["bank-a"])),
+    ],
+    ids=["scheduled", "filter"],
+)
+def test_a_runs_pool_is_asked_for_once(stage: Stage, target: str, body: Any) -> None:
     """Polling makes its runs known; an unknown run costs one question, a run that is not there one each time."""
-    stage.ask("POST", f"/api/work_pools/{POOL['bank-a']}/get_scheduled_flow_runs", {"limit": 1})
+    stage.ask("POST", target, body)
     stage.ask("POST", SET_STATE, proposal())
     assert [request.method for request in stage.prefect.asked] == ["POST", "POST"]
 
@@ -233,6 +247,15 @@ def test_a_runs_pool_is_asked_for_once(stage: Stage) -> None:
         assert stage.ask("POST", f"/api/flow_runs/{UUID(int=77)}/set_state", proposal()).status_code == 404
         assert stage.ask("GET", f"/api/flow_runs/{RUN['bank-b']}").status_code == 404
     assert [request.method for request in stage.prefect.asked[2:]] == ["GET"] * 3
+
+
+def test_a_list_with_a_foreign_run_is_not_told(stage: Stage) -> None:
+    """A server that answers bank-b's question with bank-a's run is not believed; without a pool nothing is asked."""
+    assert stage.ask("POST", "/api/flow_runs/filter", due_in(POOL["bank-b"]), bank="bank-b").status_code == 404
+    asked = len(stage.prefect.asked)
+    assert stage.ask("POST", "/api/flow_runs/filter", {}).status_code == 404
+    assert stage.ask("POST", "/api/flow_runs/filter", due_in(POOL["bank-b"])).status_code == 404
+    assert len(stage.prefect.asked) == asked
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import UUID, uuid4
 
 import httpx
 import psutil
@@ -41,7 +43,7 @@ from worker_stage import (
     the_server,
 )
 
-from bank_node import bell
+from bank_node import bell, worker
 from bank_node.child import FAILED, Child, PlanParameters, Verdict
 from bank_node.worker import _left_over
 
@@ -259,3 +261,53 @@ def test_a_state_is_offered_again_to_a_server_that_was_away() -> None:
 def test_a_ruling_against_a_state_is_final(answer: httpx.Response, held: str) -> None:
     """A server that says no is believed at once: the state is not offered again."""
     assert asyncio.run(bell.Bell(Answers(answer), "bank").propose(uuid4(), bell.RUNNING)) == held
+
+
+def test_a_poll_asks_for_the_due_runs_of_its_own_pool_and_takes_only_ids_and_parameters() -> None:
+    """One question that writes nothing, about this pool's scheduled runs whose time has come; the rest is not looked at."""
+    run = {"id": str(uuid4()), "parameters": {"plan_key": "k"}, "state": {"type": "SCHEDULED", "data": SECRET}}
+    client = Answers(httpx.Response(200, json=[run]))
+    (due,) = asyncio.run(bell.Bell(client, "mintmark-bank").due())
+    assert (str(due.id), due.parameters) == (run["id"], run["parameters"])
+    (request,) = client.asked
+    asked = json.loads(request.content)
+    assert (request.method, request.url.path) == ("POST", "/api/flow_runs/filter")
+    assert asked["work_pools"] == {"name": {"any_": ["mintmark-bank"]}}
+    assert asked["flow_runs"]["state"] == {"type": {"any_": ["SCHEDULED"]}}
+    late_by = datetime.fromisoformat(asked["flow_runs"]["next_scheduled_start_time"]["before_"]) - datetime.now(UTC)
+    assert timedelta() < late_by <= timedelta(seconds=bell.CLOCK_SKEW_S)
+
+
+@pytest.mark.parametrize(("worth_telling_s", "told"), [(3600, []), (0, [bell.RUNNING])], ids=["short", "long"])
+def test_only_a_long_job_is_told_of_before_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth_telling_s: float, told: list[bell.State]
+) -> None:
+    """A job that ends at once is told of by its end alone; one at work for longer is Running at the server meanwhile."""
+    monkeypatch.setattr(worker, "WORTH_TELLING_S", worth_telling_s)
+    heard = HearingBell(expects=len(told))
+    bank = worker.BankWorker("mintmark-bank", command=(), environment={}, note=tmp_path / "note")
+    monkeypatch.setattr(bank, "_bell", heard, raising=False)
+    child = SimpleNamespace(alive=True, answer=heard.answer)
+    assert asyncio.run(asyncio.wait_for(bank._attend(uuid4(), cast(Any, child), PLAN), 30)) == bell.SENT
+    assert heard.proposed == told
+
+
+class HearingBell:
+    """Stands for the bell and for the child: the child answers once so many states were proposed."""
+
+    def __init__(self, expects: int) -> None:
+        self.proposed: list[bell.State] = []
+        self._expects, self._enough = expects, asyncio.Event()
+
+    async def propose(self, _run_id: UUID, state: bell.State) -> str:
+        self.proposed.append(state)
+        self._enough.set()
+        return state.type
+
+    async def beat_run(self, _run_id: UUID) -> None:
+        """Not told of here."""
+
+    async def answer(self, *_: object) -> Verdict:
+        if self._expects:
+            await self._enough.wait()
+        return Verdict(event="answered", status="sent")

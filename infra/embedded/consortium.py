@@ -28,7 +28,7 @@ from tasks import coordinator as coordinator_home
 from tasks.coordinator import HOME_VARIABLE, Coordinator, CoordinatorSettings, open_coordinator
 
 BUCKET = "mintmark"
-POLL_S = {"postgresql": 0.4, "sqlite": 1.0}  # SQLite has one writer, and asking for due runs writes
+POLL_S = 0.4
 VALID_FOR = timedelta(days=365)
 
 POLICY = """\
@@ -94,7 +94,7 @@ class EmbeddedConsortium:
         # First of all, because a campaign waits for it: its worker, and then each flow run, load Prefect anew.
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", COORDINATOR_POOL, "--type", "process"]
         own = {HOME_VARIABLE: str(self.coordinator_home), "PREFECT_API_URL": endpoints.prefect_api}
-        self._group.start("coordinator", command, env={**environment, **own, "PREFECT_WORKER_QUERY_SECONDS": "1"})
+        self._group.start("coordinator", command, env={**environment, **own, "PREFECT_WORKER_QUERY_SECONDS": "2"})
         coordinator = self._make_folders(endpoints, root)
         for bank in self.banks:
             self._group.start(bank, self.worker_command(bank), env=environment)
@@ -159,7 +159,7 @@ class EmbeddedConsortium:
             storage_endpoint=seen.s3,
             storage_bucket=BUCKET,
             prefect_api=seen.prefect_api,
-            poll_s=POLL_S[endpoints.database],
+            poll_s=POLL_S,
         )
         policy = POLICY.format(
             smallest_cohort=min(3, len(self.banks)), epsilon=self._epsilon, epsilon_per_year=3 * self._epsilon

@@ -51,6 +51,11 @@ _NO_WAY_OUT: Mapping[str, str] = {
 }
 
 
+# Prefect opens it on one connection, so that writers take turns. In a file they collide: the server answers 503 at once,
+# and its client waits 2, 4, 8, 16 and 32 s before it asks again. The demonstration ends with its Prefect: nothing is lost.
+_IN_MEMORY = "sqlite+aiosqlite:///file::memory:?cache=shared&uri=true&check_same_thread=false"
+
+
 @dataclass(frozen=True)
 class Endpoints:
     """Where the servers are: URLs without a trailing slash, and which database is behind them."""
@@ -64,10 +69,10 @@ class Endpoints:
 
 @dataclass(frozen=True)
 class Databases:
-    """SQLAlchemy URLs, with the driver that each server needs; Prefect's may be left to it."""
+    """SQLAlchemy URLs, with the driver that each server needs."""
 
     kind: Literal["postgresql", "sqlite"]
-    prefect: str | None
+    prefect: str
     mlflow: str
 
 
@@ -97,7 +102,8 @@ def start_servers(
     The folder is new or empty, unless it is that of an earlier start with the same `lasting`.
 
     `on_ready` is told what is ready, a few words at a time. Without `postgresql`, or where it is not installed, the
-    databases are SQLite files. Of `base_env` only the search paths, the locale and the thread limits are passed on.
+    databases are SQLite's, Prefect's in memory. Of `base_env` only the search paths, the locale and the thread limits are
+    passed on.
     Raises `EmbeddedError` or `StorageError`; the group still owns what had started.
     """
     home = home.resolve()
@@ -184,7 +190,7 @@ def _choose_databases(
             on_ready("PostgreSQL")
             return Databases("postgresql", server.url("asyncpg", "prefect"), server.url("psycopg2", "mlflow"))
     on_ready(told)
-    return Databases("sqlite", None, "sqlite:///mlflow.db")  # Prefect's is in PREFECT_HOME, MLflow's in its folder
+    return Databases("sqlite", _IN_MEMORY, "sqlite:///mlflow.db")
 
 
 def _start_prefect(group: ProcessGroup, home: Path, env: Mapping[str, str], port: int, databases: Databases) -> str:
@@ -194,9 +200,8 @@ def _start_prefect(group: ProcessGroup, home: Path, env: Mapping[str, str], port
         "PREFECT_UI_API_URL": f"{url}/api",
         "PREFECT_UI_STATIC_DIRECTORY": str(home / "prefect-ui"),  # else it writes into site-packages
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{url},http://localhost:{port}",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": databases.prefect,
     }
-    if databases.prefect:
-        settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = databases.prefect
     # It may hang in its shutdown when the database goes at the same time, as it does when the demo is killed.
     group.start(
         "prefect",

@@ -24,7 +24,7 @@ from infra.gateway.asked import Asked
 from infra.gateway.channels import relay
 from infra.gateway.gate import Gate, RefusedError, not_there, note
 from infra.gateway.routes import Found
-from infra.gateway.told import DueRun
+from infra.gateway.told import DueRun, ToldRun
 from infra.gateway.upstream import UnavailableError, UnsoundError
 
 MAX_BODY_BYTES = 256 * 1024
@@ -92,6 +92,10 @@ class Gateway:
         for one in told if isinstance(told, list) else ():
             if isinstance(one, DueRun):
                 self._gate.upstream.remember(one.flow_run.id, pool)
+            elif isinstance(one, ToldRun):
+                if one.work_pool_name != pool:
+                    raise not_there()
+                self._gate.upstream.remember(one.id, pool)
         return Response(found.route.tells.dump_json(told), media_type="application/json")
 
 

@@ -80,26 +80,33 @@ class WorkerBeat(Asked):
 
 
 class _StateTypes(Asked):
-    any_: Annotated[list[StateType], Field(max_length=10)]
+    any_: list[Literal["SCHEDULED"]]
 
 
 class _StateFilter(Asked):
     type: _StateTypes
 
 
+class _Until(Asked):
+    before_: AwareDatetime
+
+
 class _RunFilter(Asked):
     state: _StateFilter
+    next_scheduled_start_time: _Until
 
 
-class Count(Asked):
-    """How many runs of the pool are in these states."""
+class DueInPool(Asked):
+    """Which runs of the pool are due, without writing that somebody asked."""
 
-    work_pools: NameFilter
-    flow_runs: _RunFilter
+    work_pools: NameFilter | None = None
+    flow_runs: _RunFilter | None = None
+    sort: Literal["NEXT_SCHEDULED_START_TIME_ASC"] | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_ITEMS)] | None = None
 
     def foreign(self, pool: str) -> bool:
-        """Without its own pool as the only one, it would count everybody's runs."""
-        return self.work_pools.name.any_ != [pool]
+        """Without its own pool as the only one, it would list everybody's runs."""
+        return self.work_pools is None or self.work_pools.name.any_ != [pool]
 
 
 class ProposedState(Asked):

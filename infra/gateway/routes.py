@@ -74,7 +74,7 @@ ROUTES = (
     # What the bank's worker says (bank_node/bell.py).
     Route("POST", "/work_pools/{pool}/workers/heartbeat", asked.WorkerBeat, None),
     Route("POST", "/work_pools/{pool}/get_scheduled_flow_runs", asked.Due, _told(list[told.DueRun])),
-    Route("POST", "/flow_runs/count", asked.Count, _told(int)),
+    Route("POST", "/flow_runs/filter", asked.DueInPool, _told(list[told.ToldRun])),
     Route("POST", "/flow_runs/{run}/set_state", asked.Proposal, _told(told.Ruling)),
     Route("GET", "/flow_runs/{run}", None, _told(told.ToldRun)),
     Route("POST", "/events", asked.Events, None),
