@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
     def reconcile(
         api_url: Annotated[str, typer.Option(envvar="PREFECT_API_URL", help="URL of the Prefect API.")],
     ) -> None:
-        """End runs that are dead, start crashed campaigns again. Prefect does this by itself every two minutes."""
+        """End runs that are dead, start crashed campaigns again. Prefect does this by itself every five minutes."""
         from datetime import UTC, datetime
 
         from prefect.client.orchestration import get_client
