@@ -30,7 +30,7 @@ import lightgbm
 import numpy as np
 import psutil
 
-from mintmark.models.boosting import DEPTH, BoostingState, GuidedBoosting, TreeQuery
+from mintmark.models.boosting import LEAVES, BoostingState, GuidedBoosting, TreeQuery
 from mintmark.models.learner import NoisySum
 from mintmark.models.rows import RowState, code_table, remember
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
@@ -126,7 +126,7 @@ class Peak:
 
 def lightgbm_seconds(table: Table, runs: int) -> dict[str, dict[str, float]]:
     """LightGBM on one thread: as many trees of as many leaves, without and with binning the rows."""
-    leaves = {"num_leaves": 2**DEPTH, "objective": "binary", "num_threads": 1, "verbose": -1}
+    leaves = {"num_leaves": LEAVES, "objective": "binary", "num_threads": 1, "verbose": -1}
 
     def dataset() -> lightgbm.Dataset:
         return lightgbm.Dataset(table.features, table.labels, params=leaves, free_raw_data=False).construct()
@@ -171,7 +171,7 @@ def measure(rows: int, features: int, customers: int, runs: int) -> dict[str, An
         "features": features,
         "customers": customers,
         "trees": TREES,
-        "depth": DEPTH,
+        "leaves": LEAVES,
         "runs": runs,
         "seconds": seconds,
         "asked_at_most": TARGETS,

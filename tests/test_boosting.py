@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from consortium import SCHEMA, Consortium, payments
+from shapes import chain, complete, leaves_below
 
 from mintmark.campaign import learner_of, noise_for, replay, shape_of
 from mintmark.messages import ModelArtifact
-from mintmark.models.boosting import DEPTH, FEWEST_TREES, MOST_TREES, GuidedBoosting, TreeQuery
+from mintmark.models.boosting import FEWEST_TREES, LEAVES, MOST_TREES, GuidedBoosting, TreeQuery
 from mintmark.models.feature_trees import base_rate
-from mintmark.models.leaf_values import HESSIAN, STEPS, leaf_values, round_values, sums_by_level
+from mintmark.models.leaf_values import HESSIAN, STEPS, leaf_values, round_values
 from mintmark.models.learner import NoisySum
 from mintmark.models.lightgbm_text import load
 from mintmark.models.rows import code_table, leaves_of, remember
 from mintmark.models.score_histogram import ScoreQuery
+from mintmark.models.splits import Splits, node_sums
 from mintmark.models.tree import Tree
 from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
 from mintmark.privacy.mechanism import LATTICE, bounded_sum
@@ -111,31 +113,36 @@ def test_leaves_that_were_kept_give_the_same_scores() -> None:
 
 
 def test_value_without_noise_is_the_newton_step() -> None:
-    """One level, no noise: v = -G / (H + prior); with parents, the child corrects the parent's value."""
-    parent, child = np.array([[[-6.0, 7.0]]]), np.array([[[-4.0, 3.0], [-2.0, 4.0]]])
-    expected = 6 / 12
-    assert leaf_values([parent], 0.0, 5.0)[0, 0] == pytest.approx(expected)
-    both = leaf_values([parent, child], 0.0, 5.0)[0]
-    assert both[0] == pytest.approx(expected - (-4 + 3 * expected) / 8)
-    assert both[1] == pytest.approx(expected - (-2 + 4 * expected) / 9)
+    """One split, no noise: v = -G / (H + prior) at the root, and each child corrects its parent's value."""
+    shape, parent = complete(1, 1), 6 / 12
+    nodes = node_sums(shape.children, np.array([[[-4.0, 3.0], [-2.0, 4.0]]]))
+    both = leaf_values(shape, nodes, 0.0, 5.0, np.zeros((1, 1), np.int64))[0]
+    assert both[0] == pytest.approx(parent - (-4 + 3 * parent) / 8)
+    assert both[1] == pytest.approx(parent - (-2 + 4 * parent) / 9)
 
 
-def test_a_round_corrects_the_root_once_and_the_rest_by_its_level() -> None:
-    """Without noise: the mean root's Newton step, and below it each level's own one times the level's step over T."""
+@pytest.mark.parametrize("shape", [complete(3, 3), chain(3, 7)])
+def test_a_round_corrects_the_root_once_and_the_rest_by_its_depth(shape: Splits) -> None:
+    """Without noise: the mean root's Newton step, and below it each node's own one times its depth's step over T."""
     rng, lam = np.random.default_rng(8), 3.0
-    leaves = np.stack([rng.normal(0, 4, (3, 4)), rng.uniform(5, 30, (3, 4))], axis=2)
-    leaves[:, 3] += np.array([40.0, 100.0]) - leaves.sum(axis=1)  # all trees hold the same rows
-    levels = sums_by_level(leaves)
-    found = round_values(levels, 0.0, lam, np.zeros((3, 3), np.int64))
-    root = -40.0 / (100.0 + lam)
+    leaves = np.stack([rng.normal(0, 4, (3, 8)), rng.uniform(5, 30, (3, 8))], axis=2)
+    leaves[:, 7] += np.array([40.0, 200.0]) - leaves.sum(axis=1)  # all trees hold the same rows
+    nodes = node_sums(shape.children, leaves)
+    found = round_values(shape, nodes, 0.0, lam, np.zeros((3, 7), np.int64))
     for tree in range(3):
-        for leaf in range(4):
-            value, stepped = root, root
-            for level, node in enumerate((0, leaf // 2, leaf)):
-                gradient, hessian = levels[level][tree, node]
-                step = -(gradient + hessian * value) / (hessian + lam)
-                value, stepped = value + step, stepped + STEPS[level] * step
-            assert found[tree, leaf] == pytest.approx(stepped / 3)
+
+        def fall(node: int, value: float, stepped: float, depth: int) -> None:
+            gradient, hessian = leaves[tree, leaves_below(shape, node)].sum(axis=0)  # noqa: B023
+            step = -(gradient + hessian * value) / (hessian + lam)
+            value, stepped = value + step, stepped + STEPS[min(depth, len(STEPS) - 1)] * step
+            if node < 7:
+                for child in shape.children[0, node].tolist():
+                    fall(child, value, stepped, depth + 1)
+            else:
+                assert found[tree, node - 7] == pytest.approx(stepped / 3)  # noqa: B023
+
+        root = -40.0 / (200.0 + lam)
+        fall(0, root, root, 0)
 
 
 def test_round_0_tells_rows_and_positives() -> None:
@@ -159,7 +166,11 @@ def test_noise_alone_grows_nothing() -> None:
     """Sums within one standard deviation of the noise leave every leaf at zero."""
     rng = np.random.default_rng(3)
     sums = np.stack([rng.uniform(-1, 1, (4, 8)), rng.uniform(0, 5, (4, 8))], axis=2)
-    assert (leaf_values([sums], noise=1.0, lam=5.0) == 0).all()
+    sums[..., 0] -= sums[..., 0].mean(axis=1, keepdims=True)  # nor does any sum of them stand out
+    sums[:, ::2, 0] = -sums[:, 1::2, 0]
+    for shape in (complete(4, 3), chain(4, 7)):
+        nodes = node_sums(shape.children, np.where([True, False], sums / 3, sums))
+        assert (leaf_values(shape, nodes, noise=1.0, lam=5.0, direction=np.zeros((4, 7), np.int64)) == 0).all()
 
 
 @pytest.mark.parametrize("signal", [0.0, 6.0])
@@ -183,7 +194,8 @@ def test_a_round_without_gain_adds_no_trees(signal: float) -> None:
     assert min(grown[2:]) >= FEWEST_TREES if signal else grown[2:].count(0) >= 3
 
 
-def test_trees_that_agree_do_not_diverge() -> None:
+@pytest.mark.parametrize("shape", [complete(10, 6), chain(10, 63)])
+def test_trees_that_agree_do_not_diverge(shape: Splits) -> None:
     """The worst case, T times the same tree, round after round: squared gradients over hessians never grow."""
     rng = np.random.default_rng(3)
     hessian, optimum = rng.uniform(1, 50, 64), rng.normal(0, 0.5, 64)
@@ -191,8 +203,8 @@ def test_trees_that_agree_do_not_diverge() -> None:
     for _ in range(20):
         sums = np.stack([hessian * (at - optimum), hessian], axis=1)
         losses.append(float(sums[:, 0] ** 2 @ (1 / hessian)))
-        levels = sums_by_level(np.tile(sums, (10, 1, 1)))
-        at = at + round_values(levels, 0.0, 1e-9, np.zeros((10, 63), np.int64)).sum(axis=0)
+        nodes = node_sums(shape.children, np.tile(sums, (10, 1, 1)))
+        at = at + round_values(shape, nodes, 0.0, 1e-9, np.zeros((10, 63), np.int64)).sum(axis=0)
     assert (np.diff(losses) <= 1e-9 * losses[0]).all()
     assert max(STEPS) <= 2
 
@@ -215,7 +227,7 @@ def test_everybody_derives_the_same_question(tmp_path: Path) -> None:
     learner = learner_of(artifact.campaign)
     question = learner.query(replay(artifact, SCHEMA))
     assert question.digest() == learner.query(replay(artifact, SCHEMA)).digest()
-    assert FEWEST_TREES <= question.slots <= MOST_TREES and (question.cells, question.width) == (2**DEPTH, 2)
+    assert FEWEST_TREES <= question.slots <= MOST_TREES and (question.cells, question.width) == (LEAVES, 2)
     reseeded = ModelArtifact(artifact.campaign.model_copy(update={"seed": 2}), artifact.history)
     assert learner.query(replay(reseeded, SCHEMA)).digest() != question.digest()
 

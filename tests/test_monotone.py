@@ -10,41 +10,35 @@ from consortium import SCHEMA, payments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from shapes import chain, complete, leaves_below
 from sklearn.isotonic import IsotonicRegression
 from test_boosting import terms
 
 from mintmark.campaign import replay, shape_of
 from mintmark.messages import ModelArtifact
 from mintmark.models.boosting import BoostingState, GuidedBoosting
-from mintmark.models.leaf_values import leaf_values, sums_by_level
+from mintmark.models.leaf_values import leaf_values
 from mintmark.models.learner import NoisySum
 from mintmark.models.lightgbm_text import load
 from mintmark.models.monotone import isotonic
+from mintmark.models.splits import Splits, node_sums
 from mintmark.schema import FeatureSchema, Monotone
 from mintmark.table import build_table
 
-DEPTH = 4
-SPLITS, LEAVES = 2**DEPTH - 1, 2**DEPTH
+SPLITS = 15
+SHAPES = (complete(2, 4), chain(2, SPLITS))
 
 directions = arrays(np.int64, (2, SPLITS), elements=st.integers(-1, 1))
-leaf_sums = arrays(np.float64, (2, LEAVES, 2), elements=st.floats(-200, 200))
-
-
-def below(node: int) -> range:
-    """The leaves under a node of the heap."""
-    level = (node + 1).bit_length() - 1
-    width = 2 ** (DEPTH - level)
-    first = (node + 1 - 2**level) * width
-    return range(first, first + width)
+leaf_sums = arrays(np.float64, (2, SPLITS + 1, 2), elements=st.floats(-200, 200))
 
 
 @settings(max_examples=200, deadline=None)
-@given(leaf_sums, directions, st.sampled_from([0.0, 3.0, 40.0]))
-def test_children_lie_on_their_sides(sums: np.ndarray, direction: np.ndarray, noise: float) -> None:
+@given(st.sampled_from(SHAPES), leaf_sums, directions, st.sampled_from([0.0, 3.0, 40.0]))
+def test_children_lie_on_their_sides(shape: Splits, sums: np.ndarray, direction: np.ndarray, noise: float) -> None:
     """At every split on a monotone feature, each leaf under one child is at most, or at least, each under the other."""
-    values = leaf_values(sums_by_level(sums), noise, 5.0, direction)
+    values = leaf_values(shape, node_sums(shape.children, sums), noise, 5.0, direction)
     for tree, split in np.argwhere(direction):
-        left, right = (values[tree, list(below(2 * int(split) + side))] for side in (1, 2))
+        left, right = (values[tree, leaves_below(shape, int(child))] for child in shape.children[tree, split])
         if direction[tree, split] > 0:
             assert left.max() <= right.min()
         else:
@@ -52,12 +46,15 @@ def test_children_lie_on_their_sides(sums: np.ndarray, direction: np.ndarray, no
 
 
 @settings(max_examples=100, deadline=None)
-@given(leaf_sums, st.sampled_from([0.0, 3.0]))
-def test_free_splits_are_free(sums: np.ndarray, noise: float) -> None:
-    """Where nothing is monotone, the values are those without any bound."""
-    levels = sums_by_level(sums)
-    free = leaf_values(levels, noise, 5.0, np.zeros((2, SPLITS), np.int64))
-    assert free.tolist() == leaf_values(levels, noise, 5.0).tolist()
+@given(st.sampled_from(SHAPES), leaf_sums, directions, st.sampled_from([0.0, 3.0]))
+def test_a_direction_binds_its_own_tree_only(
+    shape: Splits, sums: np.ndarray, direction: np.ndarray, noise: float
+) -> None:
+    """A tree where nothing is monotone has the values it has alone, whatever is asked of the other."""
+    nodes = node_sums(shape.children, sums)
+    bound = leaf_values(shape, nodes, noise, 5.0, np.stack([direction[0], np.zeros(SPLITS, np.int64)]))
+    free = leaf_values(shape, nodes, noise, 5.0, np.zeros((2, SPLITS), np.int64))
+    assert bound[1].tolist() == free[1].tolist()
 
 
 @given(arrays(np.float64, 9, elements=st.floats(-5, 5)), arrays(np.float64, 9, elements=st.floats(0.01, 50)))

@@ -21,12 +21,13 @@ import numpy.typing as npt
 from mintmark.canonical import canonical_json, digest
 from mintmark.models import additive, bins, feature_trees, guidance, leaf_values, lightgbm_text, random_trees
 from mintmark.models.bins import Bins
-from mintmark.models.guidance import Guidance, Splits
+from mintmark.models.guidance import Guidance
 from mintmark.models.leaf_values import HESSIAN
 from mintmark.models.learner import NoisySum, Query
 from mintmark.models.logistic_step import Coefficients, Slope
 from mintmark.models.rows import RowState, add_leaves, advance, leaves_of
 from mintmark.models.score_histogram import ScoreQuery, count_scores, pooled_counts
+from mintmark.models.splits import Splits, node_sums
 from mintmark.models.tree import Tree
 from mintmark.plan import Campaign
 from mintmark.privacy.mechanism import Contributions
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 FEWEST_TREES, MOST_TREES = 10, 38  # a round; 38 trees of 64 leaves fill an update of 20 kB
 SIGNAL_PER_TREE = 4.0  # standard deviations of round 0's noise in the positives' sum, for every tree of a round
-DEPTH = 6
+LEAVES, DEPTH = 64, 8  # of a tree, and at most
 LEAF_PRIOR = 1e-3  # of the released hessian of all rows, added to every leaf's before noise adds its own
 EVALUATION_SHARE = 0.05  # of the budget
 ADDITIVE_SHARE, ADDITIVE_SHARE_A_ROUND = 0.15, 0.1  # of what is left
@@ -117,8 +118,8 @@ class GuidedBoosting:
         if state.guidance is None:
             return TreeQuery(state.schema, feature_trees.feature_trees(state.bins), None)
         key = hashlib.sha256(f"mintmark/trees/{state.campaign.seed}/{state.round}".encode()).digest()
-        splits = random_trees.draw_trees(state.guidance, state.trees_per_round, DEPTH, key)
-        return TreeQuery(state.schema, random_trees.complete_trees(splits, state.bins), splits)
+        splits = random_trees.draw_trees(state.guidance, state.trees_per_round, LEAVES, DEPTH, key)
+        return TreeQuery(state.schema, random_trees.build_trees(splits, state.bins), splits)
 
     def advance(self, state: BoostingState, rows: RowState) -> RowState:
         """The rows with the raw scores of all of the state's trees."""
@@ -181,7 +182,8 @@ def _guided(state: BoostingState) -> BoostingState:
     values = leaf_values.bin_values(sums, noise, lam, state.bins, _directions(state.schema))
     order = feature_trees.category_order(state.bins, values)
     ordered = np.take_along_axis(sums, order[..., None], axis=1)
-    known = guidance.from_bins(ordered, noise, lam, bins.split_counts(state.bins))
+    rate = 1 / (1 + math.exp(-state.slopes[0].at.intercept))
+    known = guidance.from_bins(ordered, noise, lam, bins.split_counts(state.bins), rate)
     return replace(state, bins=feature_trees.in_order(state.bins, order), guidance=known)
 
 
@@ -191,11 +193,11 @@ def _settle_random_trees(
     """Append the random trees with the values of their leaves, none where the round shows no gain above the noise; learn
     from their nodes."""
     assert state.guidance is not None  # there since the last additive round
-    lam, levels = _prior(sums, noise), leaf_values.sums_by_level(sums)
-    known = guidance.learn_from_trees(state.guidance, splits, levels, noise, lam)
+    lam, nodes = _prior(sums, noise), node_sums(splits.children, sums)
+    known = guidance.learn_from_trees(state.guidance, splits, nodes, noise, lam)
     added: tuple[Tree, ...] = ()
     if leaf_values.shows_gain(sums, noise, lam):
-        values = leaf_values.round_values(levels, noise, lam, _directions(state.schema)[splits.feature])
+        values = leaf_values.round_values(splits, nodes, noise, lam, _directions(state.schema)[splits.feature])
         added = _with_values(query.trees, values)
     return replace(state, round=state.round + 1, trees=state.trees + added, guidance=known)
 

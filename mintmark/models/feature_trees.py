@@ -23,7 +23,7 @@ from mintmark.models.tree import Tree
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-FIRST_RATE = 0.05
+FIRST_RATE = 0.02
 """Of positives, before anything is known: rare enough that honest rows do not fill a customer's norm."""
 
 

@@ -13,12 +13,14 @@ Where a feature is monotone, `monotone.py` bounds every level's values.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from mintmark.models.bins import Bins
-from mintmark.models.monotone import Bounds, isotonic
+from mintmark.models.monotone import in_order, isotonic
+from mintmark.models.splits import NodeSums, Splits
 
 Floats = npt.NDArray[np.float64]
 
@@ -29,15 +31,18 @@ STEPS = (1.0, 1.0, 1.5, 2.0)
 """By level, root first; deeper levels take the last. At most 2: what is above can diverge where trees agree."""
 
 
-def round_values(levels: Sequence[Floats], noise: float, lam: float, direction: npt.NDArray[np.integer]) -> Floats:
-    """What a round's T trees add to the model: [T, leaves], each tree's share of it.
+def round_values(
+    splits: Splits, nodes: NodeSums, noise: float, lam: float, direction: npt.NDArray[np.integer]
+) -> Floats:
+    """What a round's T trees add to the model: [T, leaves], each tree's share; `direction` [T, M] as for `leaf_values`.
 
     All trees have the same root, so its noise is averaged over them and its correction, a Newton step, added once.
     """
-    root = levels[0].mean(axis=0, keepdims=True)  # [1, 1, 2]
-    shift = node_values(root, np.zeros((1, 1)), noise**2 * levels[-1].shape[1] / len(levels[0]), lam)
-    left = [np.stack([sums[..., 0] + np.maximum(sums[..., 1], 0.0) * shift, sums[..., 1]], axis=2) for sums in levels]
-    return (shift + leaf_values(left, noise, lam, direction)) / len(levels[0])
+    trees = len(splits.feature)
+    root = np.stack([nodes.gradient[:, 0], nodes.hessian[:, 0]], axis=1).mean(axis=0)
+    shift = float(node_values(root, np.zeros(()), noise**2 * nodes.leaves[0, 0] / trees, lam))
+    left = replace(nodes, gradient=nodes.gradient + np.maximum(nodes.hessian, 0.0) * shift)
+    return (shift + leaf_values(splits, left, noise, lam, direction)) / trees
 
 
 def shows_gain(sums: Floats, noise: float, lam: float) -> bool:
@@ -56,37 +61,40 @@ def shows_gain(sums: Floats, noise: float, lam: float) -> bool:
 
 
 def leaf_values(
-    levels: Sequence[Floats], noise: float, lam: float, direction: npt.NDArray[np.integer] | None = None
+    splits: Splits, nodes: NodeSums, noise: float, lam: float, direction: npt.NDArray[np.integer]
 ) -> Floats:
-    """Values of the leaves of T complete trees, each level's correction times its step: [T, leaves].
+    """Values of the leaves of T trees, each depth's correction times its step: [T, M + 1].
 
-    `levels[l]` [T, N_l, 2] holds G and H of level l's nodes, `noise` is the standard deviation of a leaf's G.
-    `direction` [T, M] says of every split, in heap order, that the right child's values may not be below (1) or above
-    (-1) the left's; 0 or None leaves them free.
+    `noise` is the standard deviation of a leaf's G. `direction` [T, M] says of every split that the right child's values
+    may not be below (1) or above (-1) the left's; 0 leaves them free.
 
-    >>> leaf_values([np.array([[[-30.0, 10.0]]])], noise=0.0, lam=5.0).tolist()
-    [[2.0]]
+    >>> from mintmark.models.splits import node_sums
+    >>> one = Splits(*(np.zeros((1, 1), np.int64) for _ in range(4)), children=np.array([[[1, 2]]]))
+    >>> nodes = node_sums(one.children, np.array([[[-30.0, 10.0], [0.0, 10.0]]]))
+    >>> leaf_values(one, nodes, noise=0.0, lam=5.0, direction=np.zeros((1, 1))).round(12).tolist()
+    [[2.0, 0.4]]
     """
-    value: Floats = np.zeros(levels[0].shape[:2])
-    stepped: Floats = value
-    bounds = None if direction is None else Bounds.none(len(value))
-    leaves = levels[-1].shape[1]
-    for level, sums in enumerate(levels):
-        nodes, above = int(sums.shape[1]), stepped
-        parent, stepped = (np.repeat(own, nodes // own.shape[1], axis=1) for own in (value, stepped))
-        value = node_values(sums, parent, noise**2 * (leaves // nodes), lam)
-        stepped = stepped + STEPS[min(level, len(STEPS) - 1)] * (value - parent)
-        if bounds is not None and direction is not None and level:
-            split = direction[:, nodes // 2 - 1 : nodes - 1]
-            stepped, bounds = bounds.below(stepped, above, split)
-    return stepped
+    count, every = splits.feature.shape[1], np.arange(len(splits.feature))[:, None]
+    sums = np.stack([nodes.gradient, nodes.hessian], axis=2)
+    value, variance = np.zeros(nodes.leaves.shape), noise**2 * nodes.leaves
+    value[:, 0] = node_values(sums[:, 0], value[:, 0], variance[:, 0], lam)
+    stepped = STEPS[0] * value
+    low, high = np.full_like(value, -np.inf), np.full_like(value, np.inf)
+    step = np.array(STEPS)[np.minimum(splits.depth + 1, len(STEPS) - 1)]
+    for split in range(count):
+        below, parent = splits.children[:, split], value[:, split, None]
+        value[every, below] = node_values(sums[every, below], parent, variance[every, below], lam)
+        pair = stepped[:, split, None] + step[:, split, None] * (value[every, below] - parent)
+        ordered = in_order(pair, stepped[:, split], low[:, split], high[:, split], direction[:, split])
+        stepped[every, below], low[every, below], high[every, below] = ordered
+    return stepped[:, count:]
 
 
-def node_values(sums: Floats, parent: Floats, variance: float, lam: float) -> Floats:
-    """One level's values [T, N] from its sums [T, N, 2], the parents' values [T, N] and the noise's variance in G.
+def node_values(sums: Floats, parent: Floats, variance: Floats | float, lam: float) -> Floats:
+    """Nodes' values [...] from their sums [..., 2], their parents' values and the noise's variance in G.
 
-    >>> node_values(np.array([[[-6.0, 7.0]]]), np.array([[0.0]]), 0.0, 5.0).tolist()
-    [[0.5]]
+    >>> node_values(np.array([[-6.0, 7.0]]), np.array([0.0]), 0.0, 5.0).tolist()
+    [0.5]
     """
     gradient, hessian = sums[..., 0], np.maximum(sums[..., 1], 0.0)
     residual = gradient + hessian * parent
@@ -99,18 +107,9 @@ def bin_values(
     sums: Floats, noise: float, lam: float, bins: Sequence[Bins], direction: npt.NDArray[np.integer]
 ) -> Floats:
     """Values of the full-bin trees' leaves, [F, W], from their sums [F, W, 2]; monotone where `direction` [F] says so."""
-    values = leaf_values([sums], noise, lam)
+    values = node_values(sums, np.zeros(sums.shape[:2]), noise**2, lam)
     for column in np.flatnonzero(direction).tolist():
         own = slice(1, bins[column].splits + 2)
         weight = np.maximum(sums[column, own, 1], 0.0) + lam
         values[column, own] = direction[column] * isotonic(direction[column] * values[column, own], weight)
     return values
-
-
-def sums_by_level(sums: Floats) -> list[Floats]:
-    """Sums of every level of complete trees, root first, from the leaves' [T, 2**depth, 2]."""
-    levels = [sums]
-    while levels[0].shape[1] > 1:
-        trees, nodes, width = levels[0].shape
-        levels.insert(0, levels[0].reshape(trees, nodes // 2, 2, width).sum(axis=2))
-    return levels

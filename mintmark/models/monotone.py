@@ -1,6 +1,6 @@
 """Values that never fall, or never rise, along a feature.
 
-In a complete tree: at a split on a monotone feature that would order its children the wrong way, both keep their
+At a split on a monotone feature that would order its children the wrong way, both keep their
 parent's value; the value midway between the children then bounds everything below either of them. Two rows that differ
 in that feature alone part at such a split, on either side of its bound, so the tree is monotone, and so is a sum of
 trees. Source: LightGBM's `basic` method, there a choice of splits, here of values (the structure is given).
@@ -8,42 +8,32 @@ trees. Source: LightGBM's `basic` method, there a choice of splits, here of valu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class Bounds:
-    """Between which values the nodes of one level lie: `low` and `high`, [T, N]."""
+def in_order(
+    pair: Floats, parent: Floats, low: Floats, high: Floats, direction: npt.NDArray[np.integer]
+) -> tuple[Floats, Floats, Floats]:
+    """One split of each of T trees: the children's values [T, 2] within their parent's bounds and in order, and the bounds
+    `low` and `high` [T, 2] of all below them.
 
-    low: Floats
-    high: Floats
+    `parent`, `low` and `high` [T] are the parents' values and bounds, `direction` [T] their splits': 1, -1 or 0.
 
-    @classmethod
-    def none(cls, trees: int) -> Bounds:
-        """The bounds of the roots: there are none."""
-        return cls(np.full((trees, 1), -np.inf), np.full((trees, 1), np.inf))
-
-    def below(self, value: Floats, parent: Floats, direction: npt.NDArray[np.integer]) -> tuple[Floats, Bounds]:
-        """The children's values [T, 2 N] within these bounds and in order, and the bounds that hold below them.
-
-        `parent` [T, N] are the values that these bounds belong to, `direction` [T, N] of their splits: 1, -1 or 0.
-        """
-        low, high = self.low[..., None], self.high[..., None]  # [T, N, 1]
-        pair = np.clip(value.reshape(*parent.shape, 2), low, high)
-        wrong = direction * (pair[..., 1] - pair[..., 0]) < 0
-        pair = np.where(wrong[..., None], parent[..., None], pair)
-        middle = pair.mean(axis=2)
-        rising = np.stack([direction < 0, direction > 0], axis=2)  # which child lies above the middle
-        falling = rising[..., ::-1]
-        low = np.where(rising, np.maximum(low, middle[..., None]), low)
-        high = np.where(falling, np.minimum(high, middle[..., None]), high)
-        shape = value.shape
-        return pair.reshape(shape), Bounds(low.reshape(shape), high.reshape(shape))
+    >>> found = in_order(np.array([[3.0, 1.0]]), np.array([2.0]), np.array([-9.0]), np.array([9.0]), np.array([1]))
+    >>> [part.tolist() for part in found]
+    [[[2.0, 2.0]], [[-9.0, 2.0]], [[2.0, 9.0]]]
+    """
+    pair = np.clip(pair, low[:, None], high[:, None])
+    wrong = direction * (pair[:, 1] - pair[:, 0]) < 0
+    pair = np.where(wrong[:, None], parent[:, None], pair)
+    middle = pair.mean(axis=1, keepdims=True)
+    rising = np.stack([direction < 0, direction > 0], axis=1)  # which child lies above the middle
+    low = np.where(rising, np.maximum(low[:, None], middle), low[:, None])
+    high = np.where(rising[:, ::-1], np.minimum(high[:, None], middle), high[:, None])
+    return pair, low, high
 
 
 def isotonic(values: Floats, weight: Floats) -> Floats:
