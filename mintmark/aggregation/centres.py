@@ -143,7 +143,7 @@ def top_eigenvector(matrix: Floats) -> tuple[float, Floats]:
         return 0.0, np.zeros(len(matrix))
     power = matrix / trace
     for _ in range(60):
-        power = exact_products(power, np.abs(power).max(axis=1), fine=True)
+        power = exact_products(power)
         trace = float(np.trace(power))  # of a rank-one projector it is 1
         power /= trace
         if trace > 1 - 1e-12:

@@ -7,6 +7,7 @@ serves many columns at once (Batcher 1968, "Sorting Networks and Their Applicati
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import numba
@@ -17,6 +18,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Single = npt.NDArray[np.float32]
 
+BITS = 21  # of the whole numbers whose products are added up
 _COLUMNS = 4096  # added up at once: their sums stay in a processor's first cache
 _TILE = 256  # columns sorted at once
 
@@ -104,46 +106,76 @@ def add_ranked(block: Floats | Single, bits: Ints, network: Ints, weights: Float
             inside[row] += count
 
 
+@numba.njit([numba.int64(numba.float64[::1])], cache=True, nogil=True)
+def _exponent(row: Floats) -> np.int64:
+    """The least e with all of `row` below 2^e, but -1022 for what is no normal number. Read as whole numbers, of which a
+    processor compares several at once: a positive float's bits grow with it."""
+    bits, most, sign = row.view(np.int64), np.int64(0), np.int64(0x7FFFFFFFFFFFFFFF)
+    for column in range(len(bits)):
+        most = max(most, bits[column] & sign)
+    return (most >> 52) - np.int64(1022)
+
+
+@numba.njit([numba.float64(numba.float64[::1], numba.float64[::1])], cache=True, nogil=True)
+def _round_row(row: Floats, low: Floats) -> float:
+    """Make `row` whole numbers of `BITS` bits and `low`, if it is not empty, that many more below them; returns what 1 in
+    `row` was worth, a power of two."""
+    exponent = max(_exponent(row), -900) - BITS
+    factor, finer = math.ldexp(1.0, -exponent), 2.0**BITS
+    if len(low):
+        for column in range(len(row)):
+            exact = row[column] * factor
+            row[column] = np.rint(exact)
+            low[column] = np.rint((exact - row[column]) * finer)
+    else:
+        for column in range(len(row)):
+            row[column] = np.rint(row[column] * factor)
+    return math.ldexp(1.0, exponent)
+
+
 @numba.njit(
-    [numba.void(_read_only(kind, 2), numba.int64, numba.float64[:, ::1], numba.float64[::1]) for kind in _KINDS],
+    [
+        numba.void(
+            _read_only(kind, 2), _ORDER, numba.int64, numba.int64, numba.float64[:, ::1], numba.float64[:, ::1],
+            numba.float64[::1],
+        )
+        for kind in _KINDS
+    ],
     cache=True,
     nogil=True,
-    fastmath={"nnan", "nsz"},  # several maxima at once; sums keep their order
-)
-def centre_rows(block: Floats | Single, centre: int, rows: Floats, largest: Floats) -> None:
-    """rows [n + 1, c] = those of `block` [n, c], which are finite, and (last) zero, all less row `centre`, or less their
-    mean for -1; `largest` [n + 1] becomes each one's largest absolute value."""
-    count = len(block)
+)  # fmt: skip
+def centre_and_round(
+    updates: Floats | Single, order: Ints, start: int, centre: int, rows: Floats, low: Floats, steps: Floats
+) -> None:
+    """rows [n + 1, c] = rows `order` [n] of `updates` from column `start` on and (last) zero, all less the `centre`-th, or
+    less their mean for -1; then rounded, with `low` [n + 1, c] or [n + 1, 0], and `steps` [n + 1], as in `round_rows`."""
+    count = len(order)
     middle = rows[count]
+    stop = start + len(middle)
     middle[:] = 0.0
     for row in range(count) if centre < 0 else range(centre, centre + 1):
-        own = block[row]
+        own = updates[order[row], start:stop]
         for column in range(len(middle)):
             middle[column] += own[column]
     divisor = count if centre < 0 else 1
     for column in range(len(middle)):
         middle[column] /= divisor
-    for row in range(count + 1):
-        most, target = 0.0, rows[row]
-        if row < count:
-            own = block[row]
-            for column in range(len(middle)):
-                target[column] = own[column] - middle[column]
-        else:
-            for column in range(len(middle)):
-                target[column] = -middle[column]
+    for row in range(count):
+        own, target = updates[order[row], start:stop], rows[row]
         for column in range(len(middle)):
-            most = max(most, abs(target[column]))
-        largest[row] = most
+            target[column] = own[column] - middle[column]
+        steps[row] = _round_row(target, low[row])
+    for column in range(len(middle)):
+        middle[column] = -middle[column]
+    steps[count] = _round_row(middle, low[count])
 
 
-@numba.njit([numba.void(numba.float64[:, ::1], _COEFFICIENTS)], cache=True, nogil=True)
-def round_rows(rows: Floats, factors: Floats) -> None:
-    """Every row times its factor, rounded to whole numbers, in place."""
+@numba.njit([numba.void(numba.float64[:, ::1], numba.float64[:, ::1], numba.float64[::1])], cache=True, nogil=True)
+def round_rows(rows: Floats, low: Floats, steps: Floats) -> None:
+    """Make `rows` [n, c] whole numbers of at most 2^BITS, in place; `low` [n, c] (or [n, 0]: not wanted) becomes what they
+    lost, 2^BITS times as large and rounded; `steps` [n] what 1 in each row was worth."""
     for row in range(len(rows)):
-        own, factor = rows[row], factors[row]
-        for column in range(len(own)):
-            own[column] = np.rint(own[column] * factor)
+        steps[row] = _round_row(rows[row], low[row])
 
 
 @cache
