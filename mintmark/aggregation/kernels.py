@@ -56,6 +56,37 @@ def add_rows(updates: Floats | Single, order: Ints, coefficients: Floats, total:
 
 @numba.njit(
     [
+        numba.void(_read_only(bits, 2), numba.int64, numba.int64, _read_only(numba.int64, 2), bits[:, ::1])
+        for bits in (numba.int32, numba.int64)
+    ],
+    cache=True,
+    nogil=True,
+)
+def _sort_tile(bits: Ints, start: int, width: int, network: Ints, keys: Ints) -> None:
+    """keys [n, _TILE] = `width` columns of `bits` [n, c] from `start` on, each sorted as the numbers that bits stand for.
+
+    Read as whole ones, processors compare them faster: those of negative numbers grow as these fall, so all but their sign
+    is turned.
+    """
+    turn = np.iinfo(bits.dtype).max
+    for row in range(len(bits)):
+        for column in range(width):
+            own = bits[row, start + column]
+            keys[row, column] = own ^ turn if own < 0 else own
+    for pair in range(len(network)):
+        upper, lower = keys[network[pair, 0]], keys[network[pair, 1]]
+        for column in range(_TILE):
+            one, other = upper[column], lower[column]
+            upper[column] = one if one < other else other
+            lower[column] = other if one < other else one
+    for row in range(len(bits)):
+        for column in range(width):
+            own = keys[row, column]
+            keys[row, column] = own ^ turn if own < 0 else own
+
+
+@numba.njit(
+    [
         numba.void(
             _read_only(kind, 2), _read_only(bits, 2), _read_only(numba.int64, 2), _COEFFICIENTS, numba.float64[::1],
             numba.int64[::1],
@@ -66,38 +97,62 @@ def add_rows(updates: Floats | Single, order: Ints, coefficients: Floats, total:
     nogil=True,
 )  # fmt: skip
 def add_ranked(block: Floats | Single, bits: Ints, network: Ints, weights: Floats, total: Floats, inside: Ints) -> None:
-    """total [c] = sum over r of weights[r] times the r-th smallest value of each column of `block` [n, c]; and add to
-    `inside` [n] in how many columns each row lies from the first rank with a weight to the last.
-
-    `bits` [n, c] are the same numbers read as whole ones, which processors compare faster: those of negative numbers
-    grow as these fall, so all but their sign is turned.
-    """
+    """total [c] = sum over r of weights[r] times the r-th smallest value of each column of `block` [n, c], whose bits are
+    `bits`; and add to `inside` [n] in how many columns each row lies from the first rank with a weight to the last."""
     rows, columns = block.shape
     used = np.flatnonzero(weights)
     low, high = used[0], used[-1]
-    turn = np.iinfo(bits.dtype).max
-    keys = np.empty((rows, _TILE), bits.dtype)
+    keys = np.zeros((rows, _TILE), bits.dtype)
     values = keys.view(block.dtype)
     for start in range(0, columns, _TILE):
         width = min(_TILE, columns - start)
-        for row in range(rows):
-            for column in range(width):
-                own = bits[row, start + column]
-                keys[row, column] = own ^ turn if own < 0 else own
-        for pair in range(len(network)):
-            upper, lower = keys[network[pair, 0]], keys[network[pair, 1]]
-            for column in range(_TILE):
-                one, other = upper[column], lower[column]
-                upper[column] = one if one < other else other
-                lower[column] = other if one < other else one
+        _sort_tile(bits, start, width, network, keys)
         part = total[start : start + width]
         part[:] = 0.0
         for rank in range(low, high + 1):
             for column in range(width):
-                own = keys[rank, column]
-                keys[rank, column] = own ^ turn if own < 0 else own
                 part[column] += weights[rank] * values[rank, column]
         least, most = values[low], values[high]
+        for row in range(rows):
+            count = 0
+            for column in range(width):
+                value = block[row, start + column]
+                count += (value >= least[column]) & (value <= most[column])
+            inside[row] += count
+
+
+@numba.njit(
+    [
+        numba.void(
+            _read_only(kind, 2), _read_only(bits, 2), _read_only(numba.int64, 2), numba.int64, numba.float64[::1],
+            numba.int64[::1],
+        )
+        for kind, bits in zip(_KINDS, (numba.int32, numba.int64), strict=True)
+    ],
+    cache=True,
+    nogil=True,
+)  # fmt: skip
+def add_nearest(block: Floats | Single, bits: Ints, network: Ints, keep: int, total: Floats, inside: Ints) -> None:
+    """total [c] = mean of the `keep` values of each column of `block` [n, c], whose bits are `bits`, that are nearest to
+    their median (of two as near, the smaller); and add to `inside` [n] in how many columns each row lies among them."""
+    rows, columns = block.shape
+    keys = np.zeros((rows, _TILE), bits.dtype)
+    values = keys.view(block.dtype)
+    least, most = np.empty(_TILE), np.empty(_TILE)
+    for start in range(0, columns, _TILE):
+        width = min(_TILE, columns - start)
+        _sort_tile(bits, start, width, network, keys)
+        for column in range(width):
+            one, other = np.float64(values[(rows - 1) // 2, column]), np.float64(values[rows // 2, column])
+            median, low, high, kept = 0.5 * one + 0.5 * other, 0, rows - 1, 0.0
+            while high - low >= keep:
+                if median - values[low, column] > values[high, column] - median:
+                    low += 1
+                else:
+                    high -= 1
+            for rank in range(low, high + 1):
+                kept += np.float64(values[rank, column]) / keep
+            total[start + column], least[column], most[column] = kept, values[low, column], values[high, column]
         for row in range(rows):
             count = 0
             for column in range(width):
