@@ -38,20 +38,25 @@ _ORDER, _COEFFICIENTS = _read_only(numba.int64, 1), _read_only(numba.float64, 1)
 )
 def add_rows(updates: Floats | Single, order: Ints, coefficients: Floats, total: Floats) -> None:
     """total [d] = sum over k, one after the other, of coefficients[k] times row order[k] of `updates` [n, d]."""
-    whole = len(order) - len(order) % 4
+    whole = len(order) - len(order) % 8
     for start in range(0, updates.shape[1], _COLUMNS):
-        block, part = updates[:, start : start + _COLUMNS], total[start : start + _COLUMNS]
+        stop = min(start + _COLUMNS, updates.shape[1])
+        part = total[start:stop]
         part[:] = 0.0
-        for k in range(0, whole, 4):
-            one, two, three, four = block[order[k]], block[order[k + 1]], block[order[k + 2]], block[order[k + 3]]
-            a, b, c, d = coefficients[k], coefficients[k + 1], coefficients[k + 2], coefficients[k + 3]
-            for column in range(len(part)):
-                before = part[column] + a * one[column] + b * two[column]
-                part[column] = before + c * three[column] + d * four[column]
+        for k in range(0, whole, 8):  # eight at once: their sum is read and written once
+            p, q, r, s = coefficients[k], coefficients[k + 1], coefficients[k + 2], coefficients[k + 3]
+            t, u, v, w = coefficients[k + 4], coefficients[k + 5], coefficients[k + 6], coefficients[k + 7]
+            a, b = updates[order[k], start:stop], updates[order[k + 1], start:stop]
+            c, d = updates[order[k + 2], start:stop], updates[order[k + 3], start:stop]
+            e, f = updates[order[k + 4], start:stop], updates[order[k + 5], start:stop]
+            g, h = updates[order[k + 6], start:stop], updates[order[k + 7], start:stop]
+            for i in range(len(part)):
+                half = part[i] + p * a[i] + q * b[i] + r * c[i] + s * d[i]
+                part[i] = half + t * e[i] + u * f[i] + v * g[i] + w * h[i]
         for k in range(whole, len(order)):
-            row, coefficient = block[order[k]], coefficients[k]
-            for column in range(len(part)):
-                part[column] += coefficient * row[column]
+            row, coefficient = updates[order[k], start:stop], coefficients[k]
+            for i in range(len(part)):
+                part[i] += coefficient * row[i]
 
 
 @numba.njit(
