@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mintmark.aggregation.cohort import CohortTotal, combine
+from mintmark.aggregation.report import figures_of, suspicion_of
 from mintmark.aggregation.screening import Rejection, screen
 from mintmark.campaign import learner_of, noise_for, shape_of
 from mintmark.messages import ModelArtifact, decode_sums, encode_sums
@@ -57,13 +58,14 @@ class Noise(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SettledRound:
-    """After a round: the learner's `state`, the `artifact` it follows from, each bank's share [n] in the round, and the
-    banks that screening has refused so far."""
+    """After a round: the learner's `state`, the `artifact` it follows from, each bank's share [n] in the round, the banks
+    that screening has refused so far, and each bank's suspicion."""
 
     state: Any
     artifact: ModelArtifact
     shares: Floats
     doubted: frozenset[str]
+    suspicion: Mapping[str, float]
 
 
 def seeded_gaussian(generator: np.random.Generator) -> Noise:
@@ -120,6 +122,7 @@ def simulate_coded(
     weights = np.array([bands[bank] for bank in campaign.cohort], dtype=np.float64)
     artifact, state = ModelArtifact(campaign), learner.start(campaign, schema)
     doubted: set[str] = set()
+    suspicion: dict[str, float] = {}
     rows = {bank: training[bank] for bank in campaign.cohort}
     for number in range(campaign.rounds + (held_out is not None)):
         if held_out is not None and number == campaign.rounds:
@@ -132,10 +135,11 @@ def simulate_coded(
             updates = attack(number, updates)
         total, shares, refused = screened_total(campaign, weights, updates, scale / LATTICE, doubted)
         doubted |= {rejection.bank for rejection in refused}
+        suspicion = _suspicion(campaign, weights, updates, scale / LATTICE, total, refused, suspicion)
         settled = NoisySum(total.vector.reshape(shape_of(query)), total.noise)
         artifact = ModelArtifact(campaign, (*artifact.history, settled))
         state = learner.settle(state, query, settled)
-        yield SettledRound(state, artifact, shares, frozenset(doubted))
+        yield SettledRound(state, artifact, shares, frozenset(doubted), suspicion)
 
 
 def screened_total(
@@ -145,11 +149,31 @@ def screened_total(
     was refused."""
     terms, shares = campaign.aggregation, np.zeros(len(sizes))
     refused = screen(campaign.cohort, updates, sizes, noise=noise, f=terms.byzantine, doubted=doubted)
-    gone = {rejection.bank for rejection in refused}
-    kept = [place for place, bank in enumerate(campaign.cohort) if bank not in gone]
+    kept = _places_left(campaign, refused)
     total = combine(terms.chain, terms.byzantine, sizes=sizes[kept], updates=updates[kept], noise=noise)
     shares[kept] = total.shares
     return total, shares, refused
+
+
+def _suspicion(
+    campaign: Campaign,
+    sizes: Floats,
+    updates: Floats,
+    noise: float,
+    total: CohortTotal,
+    refused: tuple[Rejection, ...],
+    before: dict[str, float],
+) -> dict[str, float]:
+    """Each bank's suspicion after a round whose updates [n, d] made `total`."""
+    kept = _places_left(campaign, refused)
+    banks = tuple(campaign.cohort[place] for place in kept)
+    rates, deviations = updates[kept] / sizes[kept, None], noise / sizes[kept]
+    return suspicion_of(before, figures_of(banks, rates, total.rate, total.shares, deviations, before), refused)
+
+
+def _places_left(campaign: Campaign, refused: tuple[Rejection, ...]) -> list[int]:
+    gone = {rejection.bank for rejection in refused}
+    return [place for place, bank in enumerate(campaign.cohort) if bank not in gone]
 
 
 def _check_cohort(campaign: Campaign, banks: Mapping[str, object]) -> None:

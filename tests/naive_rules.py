@@ -114,7 +114,7 @@ def centred_clipping(rows: Rows, f: int) -> list[float]:
     def half(point: list[float]) -> float:
         return sorted(distance(point, row) for row in rows)[(len(rows) + 1) // 2 - 1]
 
-    point = min(rows, key=half)
+    point = min(rows, key=lambda row: (half(row), sum(distance(row, other) ** 2 for other in rows)))
     for _ in range(10):
         radius = half(point)
         shift = [0.0] * len(point)

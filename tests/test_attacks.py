@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from benchmarks.attacks import ATTACKS, Scene, flip_labels
 from infra.embedded.attacker import LARGEST, lie
 from infra.embedded.demo import DemoOptions, attacks_of
+from infra.embedded.telling import tell_suspicion
 from mintmark.aggregation import aggregate
 from mintmark.errors import DataError
 from mintmark.messages import decode_sums, encode_sums, largest_sum
@@ -104,6 +107,25 @@ def test_who_lies_in_the_demonstration() -> None:
     ):
         with pytest.raises(DataError, match="expected"):
             attacks_of(options, banks)
+
+
+def test_the_demonstration_tells_who_lied_and_what_it_cost() -> None:
+    """Liars who are found out, liars who are not and honest banks that are suspected are told apart; so is the price."""
+    console = Console(record=True, width=200, file=io.StringIO())
+    rounds = [{"rejected": {}}, {"rejected": {"bank-b": "against_the_others"}}]
+    report = {
+        "rounds": rounds,
+        "attacks": {"bank-b": "alie", "bank-c": "alie"},
+        "suspicion": {"bank-a": 6.0, "bank-b": 9.0, "bank-c": 1.0, "bank-d": 0.0},
+        "auprc": {"federated": 0.45, "honest": 0.5},
+    }
+    tell_suspicion(console, report)
+    honest, caught, missed, price = console.export_text().splitlines()
+    assert honest.startswith("bank-a is suspicious") and honest.endswith("It was honest: a false alarm.")
+    assert "bank-b is suspicious (9.0, told from 5 on; refused in 1 of 2 rounds (against_the_others))" in caught
+    assert missed.startswith("bank-c lied and is not suspicious (1.0, told from 5 on; never refused)")
+    assert "0.450, with nobody lying 0.500: 90 % is kept" in price
+    assert "bank-d" not in console.export_text()
 
 
 def test_no_bank_can_be_made_to_lie() -> None:

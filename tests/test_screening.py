@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_round import COORDINATES, forge, manifest, post
 
+from mintmark.aggregation import aggregate
 from mintmark.aggregation.report import (
     ALARM,
     AggregationReport,
     agreements,
     distances,
     evidence_of,
+    figures_of,
     is_suspicious,
     last_suspicion,
     quietness,
@@ -135,12 +137,52 @@ def test_a_bias_in_every_round_adds_up(attack: str) -> None:
         mean = rates[1:].mean(axis=0)
         rates[0] = -0.5 * mean if attack == "opposite" else rates[0] - 1.2 * np.sign(mean) * np.abs(mean).mean()
         deviations = 20.0 / sizes
-        rate = np.median(rates, axis=0)
+        rate, shares = np.median(rates, axis=0), np.full(8, 1 / 8)
         noise = deviations / np.linalg.norm(rate)
-        evidence = evidence_of(distances(rates, rate, deviations), agreements(rates, rate), noise)
+        far, alike = distances(rates, rate, shares, deviations), agreements(rates, rate, shares, deviations)
+        evidence = evidence_of(far, alike, noise)
         suspicion = np.array([suspicion_after(s, evidence=float(e)) for s, e in zip(suspicion, evidence, strict=True)])
     assert is_suspicious(suspicion[0])
     assert suspicion[1:].max() < ALARM
+
+
+@pytest.mark.parametrize("signal", [0.0, 0.5, 10.0])
+@pytest.mark.parametrize("rule", ["weighted_mean", "centred_clipping", "geometric_median", "krum", "multi_krum"])
+def test_noise_makes_nobody_suspicious(rule: str, signal: float) -> None:
+    """However unlike in size, and whether banks say much, little or nothing but noise: a large bank, whose noise is far
+    shorter than that of the result, is as far from it and agrees as much as its noise lets expect."""
+    sizes = np.array([4096.0, 4096, 2048, 1024, 512, 512, 256, 128])
+    suspicion: dict[str, float] = {}
+    for number in range(10):
+        rng = np.random.default_rng(number)
+        truth = signal * rng.standard_normal(1280) / 400
+        rates = truth + rng.standard_normal((8, 1280)) / sizes[:, None]
+        made = aggregate(rule, rates, sizes if rule == "weighted_mean" else None, f=0)
+        figures = figures_of(BANKS, rates, made.vector, made.shares, 1 / sizes, suspicion)
+        suspicion = {own.bank: own.suspicion for own in figures}
+    assert max(suspicion.values()) < ALARM / 2
+
+
+def test_how_often_the_alarm_is_false() -> None:
+    """Of standard normal evidence, five in a thousand banks in ten rounds, and once in 940 rounds in the long run."""
+    rng = np.random.default_rng(9)
+    evidence = rng.standard_normal((40_000, 10)).tolist()
+    false = 0
+    for own in evidence:
+        suspicion = 0.0
+        for figure in own:
+            suspicion = suspicion_after(suspicion, evidence=figure)
+            if is_suspicious(suspicion):
+                false += 1
+                break
+    assert false / 40_000 == pytest.approx(0.005, abs=0.0015)
+    lengths, suspicion, length = [], 0.0, 0
+    for figure in rng.standard_normal(1_000_000).tolist():
+        suspicion, length = suspicion_after(suspicion, evidence=figure), length + 1
+        if is_suspicious(suspicion):
+            lengths.append(length)
+            suspicion, length = 0.0, 0
+    assert np.mean(lengths) == pytest.approx(940, rel=0.1)
 
 
 @pytest.fixture

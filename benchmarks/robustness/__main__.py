@@ -6,7 +6,8 @@ sets or seeds may go beside each other. Results: var/benchmarks/robustness.json 
 
     python -m benchmarks.robustness [--sets simulator] [--rules centred_clipping] [--attacks none alie] [--minutes 30]
 
-Left out: infinity and NaN, which the wire cannot carry and screening refuses.
+A cell takes half a second to four of a core, the adaptive attack on coordinate-wise rules fifteen. One whose rule cannot
+stand what screening leaves is a gap. Left out: infinity and NaN, which the wire cannot carry and screening refuses.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from pathlib import Path
 
 from benchmarks.robustness.campaigns import HONEST, ROW_ATTACK, SETS, Cell, CellStore, compute
 from benchmarks.robustness.table import draw_plot, markdown, summarise
-from mintmark.errors import MintmarkError
+from mintmark.errors import AggregationError, MintmarkError
 from mintmark.models.boosting import GuidedBoosting
 from mintmark.models.linear import LogisticRegression
 
 TARGET = Path("var/benchmarks")
 RULES = (
-    "weighted_mean", "centred_clipping", "geometric_median", "trimmed_mean:0.35", "coordinate_median", "meamed", "caf",
+    "weighted_mean", "centred_clipping", "geometric_median", "trimmed_mean", "coordinate_median", "meamed", "caf",
     "multi_krum", "nnm+trimmed_mean", "arc+nnm+geometric_median",
 )  # fmt: skip
 ATTACKING = (
@@ -46,7 +47,11 @@ def run(cells: Sequence[Cell], data: Path, store: CellStore, *, minutes: float =
         if time.monotonic() > stop_at:
             print(f"stopped after {minutes:g} minutes, {len(missing) - number + 1} cells left")
             return
-        compute(cell, data, store)
+        try:
+            compute(cell, data, store)
+        except AggregationError as error:  # too few banks were left by screening for what the rule needs: a gap
+            print(f"{number:>4} of {len(missing)}  {cell.name}: {error}", flush=True)
+            continue
         done = store.read(cell)
         print(
             f"{number:>4} of {len(missing)}  {cell.name:<75} {done['auprc']:.3f} {done['seconds']:>6.1f} s", flush=True

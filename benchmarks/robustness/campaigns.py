@@ -74,6 +74,18 @@ class Banks:
     features: Floats
     labels: Any
 
+    @classmethod
+    def of(cls, schema: FeatureSchema, columns: Mapping[str, Columns]) -> Banks:
+        """Of the rows that each bank has."""
+        tables = {bank: build_table(schema, own) for bank, own in columns.items()}
+        held_out = [table.test_part() for table in tables.values()]
+        return cls(
+            schema,
+            {bank: table.train() for bank, table in tables.items()},
+            np.concatenate([rows.features for rows in held_out]),
+            np.concatenate([rows.labels for rows in held_out]),
+        )
+
     @property
     def sizes(self) -> Floats:
         """The roster's row bands [n], in the order of the banks' names."""
@@ -103,7 +115,7 @@ class CellStore:
         return self._path(cell).exists()
 
     def read(self, cell: Cell) -> dict[str, Any]:
-        """The cell's fields, `auprc` and `seconds`."""
+        """The cell's fields, `auprc` and `seconds` of a core."""
         return dict(json.loads(self._path(cell).read_text()))
 
     def write(self, cell: Cell, figure: float, seconds: float) -> None:
@@ -113,8 +125,8 @@ class CellStore:
 
 def compute(cell: Cell, data: Path, store: CellStore) -> None:
     """Run the cell's campaign and keep its figure."""
-    banks, start = load_banks(cell.set, cell.banks, cell.seed, data), time.monotonic()
-    store.write(cell, run_campaign(banks, cell), time.monotonic() - start)
+    banks, start = load_banks(cell.set, cell.banks, cell.seed, data), time.process_time()
+    store.write(cell, run_campaign(banks, cell), time.process_time() - start)
 
 
 @cache
@@ -122,18 +134,9 @@ def load_banks(name: str, count: int, seed: int, data: Path) -> Banks:
     """The simulator's unlike banks, whose fraud moves on; or real card customers, dealt to banks of which each has 1.25
     times the rows of the next. Raises `DataError` when the shared sets are not under `data`."""
     if name == "simulator":
-        schema, columns = simulate(seed, banks=count, rows=SIMULATED_ROWS)
-    else:
-        schema = parse_schema((ROOT / "examples" / "uci_default.toml").read_text())
-        columns = _dealt(load_dataset(data / REAL_ROWS, schema).banks, count, seed)
-    tables = {bank: build_table(schema, own) for bank, own in columns.items()}
-    held_out = [table.test_part() for table in tables.values()]
-    return Banks(
-        schema,
-        {bank: table.train() for bank, table in tables.items()},
-        np.concatenate([rows.features for rows in held_out]),
-        np.concatenate([rows.labels for rows in held_out]),
-    )
+        return Banks.of(*simulate(seed, banks=count, rows=SIMULATED_ROWS))
+    schema = parse_schema((ROOT / "examples" / "uci_default.toml").read_text())
+    return Banks.of(schema, _dealt(load_dataset(data / REAL_ROWS, schema).banks, count, seed))
 
 
 def _dealt(banks: Mapping[str, Columns], count: int, seed: int) -> dict[str, Columns]:
@@ -175,24 +178,30 @@ class Liars:
         return arriving
 
 
-def run_campaign(banks: Banks, cell: Cell) -> float:
-    """AUPRC on all banks' held-out rows of one campaign's model."""
+def campaign_of(banks: Banks, learner: str, rule: str, seed: int) -> Campaign:
+    """The campaign of a cell: of all banks, as many liars as there are feared under any rule but the plain mean."""
     names = tuple(sorted(banks.training))
-    f = 0 if cell.rule == "weighted_mean" else len(banks.liars())
-    campaign = Campaign(
+    f = 0 if rule == "weighted_mean" else len(banks.liars())
+    return Campaign(
         name="robustness",
-        seed=cell.seed,
-        learner=cell.learner,
+        seed=seed,
+        learner=learner,
         schema_digest=banks.schema.digest(),
         rounds=ROUNDS,
         privacy=PrivacyTerms(epsilon=EPSILON, delta=DELTA, unit=PrivacyUnit.CUSTOMER, clip=CLIP),
-        aggregation=AggregationTerms(rule=cell.rule, banks=len(names), byzantine=f),
+        aggregation=AggregationTerms(rule=rule, banks=len(names), byzantine=f),
         cohort=names,
         quorum=len(names),
     )
+
+
+def run_campaign(banks: Banks, cell: Cell) -> float:
+    """AUPRC on all banks' held-out rows of one campaign's model."""
+    campaign = campaign_of(banks, cell.learner, cell.rule, cell.seed)
     training = dict(banks.training)
     if cell.attack == ROW_ATTACK:
-        training |= {names[bank]: flip_labels(training[names[bank]]) for bank in banks.liars()}
+        lying = [campaign.cohort[place] for place in banks.liars()]
+        training |= {bank: flip_labels(training[bank]) for bank in lying}
     liars = None if cell.attack in (HONEST, ROW_ATTACK) else Liars(campaign, cell.attack, banks, cell.seed)
     state: Any = None
     noise = seeded_gaussian(np.random.default_rng(cell.seed))

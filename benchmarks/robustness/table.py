@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TARGET = 0.85  # asked: what is kept under the worst attack
 BASELINE = "weighted_mean"
+DARK = 0.35  # below it the heat map's red needs white letters
 _INCHES_A_COLUMN, _INCHES_A_ROW = 0.66, 0.34
 
 
@@ -126,14 +127,17 @@ def draw_plot(panels: Sequence[Panel], file: Path) -> None:
 
 
 def _draw(axis: Axes, panel: Panel) -> None:
+    from matplotlib.colors import TwoSlopeNorm
+
     attacked = np.array(panel.attacks) != HONEST
     shown = np.where(attacked, panel.kept, np.nan)
-    axis.imshow(shown, cmap="RdYlGn", vmin=0.2, vmax=1.05, aspect="auto")
+    axis.imshow(shown, cmap="RdYlGn", norm=TwoSlopeNorm(TARGET, 0.2, 1.05), aspect="auto")  # yellow at what is asked
     for (row, column), kept in np.ndenumerate(panel.kept):
         text = f"{100 * kept:.0f}" if attacked[column] else f"{panel.auprc[row, column]:.3f}"
         if not np.isnan(kept):
             weight = "bold" if attacked[column] and kept < TARGET else "normal"
-            axis.text(column, row, text, ha="center", va="center", fontsize=8, weight=weight)
+            colour = "white" if attacked[column] and kept < DARK else "black"
+            axis.text(column, row, text, ha="center", va="center", fontsize=8, weight=weight, color=colour)
     axis.set_xticks(range(len(panel.attacks)), [attack.replace("_", " ") for attack in panel.attacks], fontsize=8)
     axis.tick_params(axis="x", rotation=40, length=0)
     for label in axis.get_xticklabels():

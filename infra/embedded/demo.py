@@ -1,10 +1,10 @@
 """`mintmark demo`: one campaign of a whole consortium on this machine, told as it happens, compared at the end.
 
-The report (`--report FILE`) holds: `auprc.local.<bank>`, `auprc.federated`, `auprc.central` (all on the pooled test
-rows), `auprc.own.<bank>` and `auprc.deployed.<bank>` (on each bank's own test rows), `gain.<bank>` with `low`, `high` (the
-95 % interval of deployed less own) and `keeps_own`, `epsilon.<bank>`, `rounds[]` with `round`, `accepted`, `rejected`,
-`late`, `seconds`, `shares.<bank>`, `distances.<bank>`; `suspicion.<bank>` after the last round, `attacks.<bank>`,
-`model.uri`, `seconds.total`.
+The report (`--report FILE`) holds: `auprc.local.<bank>`, `auprc.federated`, `auprc.central` and, where banks lie,
+`auprc.honest`, the same campaign with nobody lying (all on the pooled test rows), `auprc.own.<bank>` and
+`auprc.deployed.<bank>` (on each bank's own test rows), `gain.<bank>` with `low`, `high` (the 95 % interval of deployed less
+own) and `keeps_own`, `epsilon.<bank>`, `rounds[]` with `round`, `accepted`, `rejected`, `late`, `seconds`, `shares.<bank>`,
+`distances.<bank>`; `suspicion.<bank>` after the last round, `attacks.<bank>`, `model.uri`, `seconds.total`.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ from mintmark.campaign import learner_named, learner_of, replay
 from mintmark.errors import DataError, MintmarkError
 from mintmark.models.boosting import GuidedBoosting
 from mintmark.models.lightgbm_text import load
+from mintmark.models.rows import code_table
+from mintmark.plan import Campaign
 from mintmark.privacy.ledger import Ledger
 from mintmark.schema import FeatureSchema, parse_schema
+from mintmark.simulation import simulate_coded
 from mintmark.synthetic import simulate
 from mintmark.table import Columns
 from tasks.aggregation import read_reports
-from tasks.coordinator import Coordinator
 from tasks.progress import CampaignWatch, RoundProgress
 from tasks.register import read_registration
 
@@ -198,9 +200,14 @@ def _campaign(
     registered = read_registration(coordinator, CAMPAIGN)
     gain = baselines.pop("gain")
     reports = read_reports(coordinator.store, CAMPAIGN, coordinator.signer.public_key)
+    federated = coordinator.model(CAMPAIGN, watch.plan(watch.closed - 1).model_digest)
+    baselines["federated"] = _pooled_auprc(consortium, replay(federated, consortium.schema), federated.campaign)
+    if consortium.attacks:
+        with console.status("playing the same campaign in memory, with nobody lying"):
+            baselines["honest"] = _honest_auprc(consortium, federated.campaign)
     report = {
         "gain": gain,
-        "auprc": {**baselines, "federated": _federated_auprc(consortium, coordinator, watch)},
+        "auprc": baselines,
         "delta": watch.plan(0).campaign.privacy.delta,
         "epsilon": {bank: _epsilon(consortium.bank_home(bank), watch) for bank in consortium.banks},
         "rounds": [_round_entry(progress, told) for progress, told in zip(rounds, reports, strict=True)],
@@ -252,16 +259,25 @@ def _follow(
     )
 
 
-def _federated_auprc(consortium: EmbeddedConsortium, coordinator: Coordinator, watch: CampaignWatch) -> float:
-    """The finished model on the pooled test rows, which only the demonstration can see."""
-    artifact = coordinator.model(CAMPAIGN, watch.plan(watch.closed - 1).model_digest)
-    booster = load(learner_of(artifact.campaign).export(replay(artifact, consortium.schema)))
+def _pooled_auprc(consortium: EmbeddedConsortium, state: Any, campaign: Campaign) -> float:
+    """A finished model on the pooled test rows, which only the demonstration can see."""
+    booster = load(learner_of(campaign).export(state))
     labels, scores = [], []
     for bank in consortium.banks:  # one at a time: they may be large
         rows = load_table(Home(consortium.bank_home(bank)).data, consortium.schema).test_part()
         labels.append(rows.labels)
         scores.append(np.asarray(booster.predict(rows.features, raw_score=True)))
     return auprc(np.concatenate(labels), np.concatenate(scores))
+
+
+def _honest_auprc(consortium: EmbeddedConsortium, campaign: Campaign) -> float:
+    """The model of the same campaign where all banks are honest, played in memory with noise of its own."""
+    rows = {
+        bank: code_table(load_table(Home(consortium.bank_home(bank)).data, consortium.schema).train())
+        for bank in consortium.banks
+    }
+    *_, last = simulate_coded(campaign, consortium.schema, rows)
+    return _pooled_auprc(consortium, last.state, campaign)
 
 
 def _epsilon(home: Path, watch: CampaignWatch) -> float:

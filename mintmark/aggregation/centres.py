@@ -64,8 +64,9 @@ def centred_clipping(updates: Updates | Mixture, weights: Floats | None, f: int)
     r"""Ten steps $v \leftarrow v + \sum_k w_k (x_k - v) \min(1, \tau / \|x_k - v\|)$ from the row nearest to the others.
 
     $\tau$ is, in each step, the distance within which half of the weight lies; the row to start from is the one for which
-    that is least. n > 2 f. Karimireddy et al. 2021, "Learning from History for Byzantine Robust Optimization", with the
-    clipping radius and the start that it leaves open.
+    that is least (of two for which it is the distance between them, the one nearer to all). n > 2 f. Karimireddy et al.
+    2021, "Learning from History for Byzantine Robust Optimization", with the clipping radius and the start that it leaves
+    open.
 
     >>> centred_clipping(np.array([[0.0], [1.0], [2.0], [1e9]]), None, f=1).vector.round(2).tolist()
     [1.5]
@@ -74,7 +75,8 @@ def centred_clipping(updates: Updates | Mixture, weights: Floats | None, f: int)
     shares = normalised(weights, len(mixture))
     heaviest(shares, f)
     part = np.zeros(len(mixture))
-    part[np.argmin(within_half(mixture.distances, shares))] = 1.0
+    near, sums = within_half(mixture.distances, shares), (mixture.distances * shares).sum(axis=1)
+    part[np.lexsort((sums, near))[0]] = 1.0
     for _ in range(_CLIPPING_STEPS):
         distances = _distances_to(mixture, part)
         radius = within_half(distances[None], shares)[0]
@@ -143,7 +145,7 @@ def top_eigenvector(matrix: Floats) -> tuple[float, Floats]:
         return 0.0, np.zeros(len(matrix))
     power = matrix / trace
     for _ in range(60):
-        power = exact_products(power, np.abs(power).max(axis=1), fine=True)
+        power = exact_products(power)
         trace = float(np.trace(power))  # of a rank-one projector it is 1
         power /= trace
         if trace > 1 - 1e-12:

@@ -90,15 +90,20 @@ def meamed(updates: Updates | Mixture, weights: Floats | None, f: int) -> Aggreg
     """
     mixture = mixture_of(updates)
     shares = normalised(weights, len(mixture))
-    return _by_coordinate(mixture, shares, _nearest_to_median(1 - heaviest(shares, f)))
+    cut = heaviest(shares, f)
+    if _alike(shares):
+        return mean_around_median(mixture, len(mixture) - f)
+    return _by_coordinate(mixture, shares, _nearest_to_median(1 - cut))
 
 
 Keep = Callable[[Floats, Floats], Floats]
 
 
-def median_of_nearest(mixture: Mixture, keep: float) -> Aggregate:
-    """Per coordinate, the mean of the share `keep` of all rows that is nearest to their median; all weigh alike."""
-    return _by_coordinate(mixture, normalised(None, len(mixture)), _nearest_to_median(keep))
+def mean_around_median(mixture: Mixture, keep: int) -> Aggregate:
+    """Per coordinate, the mean of the `keep` values that are nearest to their median; all rows weigh alike."""
+    from mintmark.aggregation.kernels import add_nearest  # compiled: loaded where something is aggregated
+
+    return _sorted(mixture, add_nearest, keep)
 
 
 def _nearest_to_median(keep: float) -> Keep:
@@ -136,17 +141,21 @@ def _by_coordinate(mixture: Mixture, shares: Floats, keep: Keep) -> Aggregate:
 def _by_rank(mixture: Mixture, rank: Floats) -> Aggregate:
     """The same for equal weights, where values count by their `rank` [m] alone (sum 1) and sorting them will do. Banks that
     tie at the first or last rank that counts are alike for `shares`."""
-    from mintmark.aggregation.kernels import (
-        add_ranked,
-        sorting_network,
-    )  # compiled: loaded where something is aggregated
+    from mintmark.aggregation.kernels import add_ranked  # compiled: loaded where something is aggregated
+
+    return _sorted(mixture, add_ranked, rank)
+
+
+def _sorted(mixture: Mixture, add: Callable[..., None], what: Floats | int) -> Aggregate:
+    """What a compiled loop makes of columns that it sorts itself."""
+    from mintmark.aggregation.kernels import sorting_network
 
     network = sorting_network(len(mixture))
     vector = np.empty(mixture.source.updates.shape[1])
     inside = np.zeros(len(mixture), dtype=np.int64)
     for at, block in mixture.blocks():
         whole = np.int32 if block.dtype == np.float32 else np.int64
-        add_ranked(block, block.view(whole), network, rank, vector[at], inside)
+        add(block, block.view(whole), network, what, vector[at], inside)
     return mixture.aggregate(vector, mixture.shares_of(inside / inside.sum()), {})
 
 

@@ -30,7 +30,6 @@ Floats = npt.NDArray[np.float64]
 Updates = npt.NDArray[np.floating[Any]]
 
 BLOCK = 2048  # coordinates at once; products of 21-bit numbers add up exactly to this length: 2 * 21 + 11 = 53
-_BITS = 21
 _RANGE = 600  # binary orders of magnitude of a squared length, either way, that need no scaling
 _PULL = 300  # binary orders of magnitude above the median row
 
@@ -86,13 +85,12 @@ class Rows:
         """coefficients @ updates, in one pass: [n] -> [d]. Raises `AggregationError` when the result is not finite."""
         from mintmark.aggregation.kernels import add_rows  # compiled: loaded where something is aggregated
 
-        vector = np.empty(self.updates.shape[1])
+        vector, used = np.empty(self.updates.shape[1]), np.flatnonzero(coefficients)
         if self.updates.flags.c_contiguous:
-            add_rows(self.updates, self.order, coefficients, vector)
+            add_rows(self.updates, self.order[used], coefficients[used], vector)
         else:
-            as_they_come = np.arange(len(self))
             for at, block in self._copies(BLOCK):
-                add_rows(block, as_they_come, coefficients, vector[at])
+                add_rows(block, used, coefficients[used], vector[at])
         if not np.isfinite(vector).all():
             raise AggregationError("expected finite updates whose sum stays finite, got NaN or infinity")
         return vector
@@ -136,19 +134,31 @@ class Rows:
         return products
 
     def _products(self, first: Floats, second: Floats, centre: int | None) -> Floats:
-        from mintmark.aggregation.kernels import centre_rows  # compiled: loaded where something is aggregated
+        from mintmark.aggregation.kernels import centre_and_round  # compiled: loaded where something is aggregated
 
-        count = len(self) + 1
-        total, largest = np.zeros((count, count)), np.empty(count)
-        scaled = not ((first == 1).all() and (second == 1).all())
+        count, length = len(self) + 1, min(BLOCK, self.updates.shape[1])
         fine = self.updates.dtype != np.float32
-        scratch = np.empty(count * BLOCK)
-        for _, block in self.blocks():
-            own = block * first[:, None] * second[:, None] if scaled else block
-            rows = scratch[: count * block.shape[1]].reshape(count, -1)
-            centre_rows(own, -1 if centre is None else centre, rows, largest)
-            total += exact_products(rows, largest, fine=fine)
+        total, steps = np.zeros((count, count)), np.empty(count)
+        scratch, finer = np.empty(count * length), np.empty(count * length if fine else 0)
+        for width, piece, order, start in self._pieces(first, second):
+            whole = scratch[: count * width].reshape(count, width)
+            below = finer[: whole.size if fine else 0].reshape(count, -1)
+            centre_and_round(piece, order, start, -1 if centre is None else centre, whole, below, steps)
+            total += _products_of(whole, below, steps)
         return total
+
+    def _pieces(self, first: Floats, second: Floats) -> Iterator[tuple[int, Updates, npt.NDArray[np.intp], int]]:
+        """Rows times `first` [n] times `second` [n], `BLOCK` columns at once: how many, where they lie, the rows' places
+        there and the first column. Where nothing is to be multiplied or laid out anew, they lie in the updates."""
+        scaled = not ((first == 1).all() and (second == 1).all())
+        if self.updates.flags.c_contiguous and not scaled:
+            for at in self._slices(BLOCK):
+                yield at.stop - at.start, self.updates, self.order, at.start
+            return
+        as_they_come = np.arange(len(self))
+        for at, block in self._copies(BLOCK):
+            own = block * first[:, None] * second[:, None] if scaled else block
+            yield at.stop - at.start, own, as_they_come, 0
 
     def _largest_exponents(self) -> npt.NDArray[np.int64]:
         """Binary exponents [n] of every row's largest entry, which is below 2^exponent."""
@@ -158,23 +168,24 @@ class Rows:
         return np.where(largest > 0, np.frexp(largest)[1], -1000).astype(np.int64)
 
 
-def exact_products(rows: Floats, largest: Floats, *, fine: bool) -> Floats:
-    """rows @ rows.T of each row rounded to 21 (`fine`: 42) bits below its `largest` entry. Overwrites `rows`."""
+def exact_products(matrix: Floats) -> Floats:
+    """matrix @ matrix.T, of each row rounded to 42 bits below its largest entry: at most 2048 columns."""
     from mintmark.aggregation.kernels import round_rows
 
-    exponent = np.maximum(np.frexp(largest)[1], -900) - _BITS
-    exact = rows.copy() if fine else rows
-    round_rows(rows, np.ldexp(1.0, -exponent))
-    products = rows @ rows.T
-    if fine:
-        exact *= np.ldexp(1.0, -exponent)[:, None]
-        exact -= rows
-        exact *= 2.0**_BITS
-        low = np.rint(exact, out=exact)
-        cross = rows @ low.T
-        products += (cross + cross.T) * 2.0**-_BITS + (low @ low.T) * 2.0 ** (-2 * _BITS)
-    step = np.ldexp(1.0, exponent)
-    return np.asarray(products * step[:, None] * step)
+    whole, below, steps = matrix.copy(), np.empty_like(matrix), np.empty(len(matrix))
+    round_rows(whole, below, steps)
+    return _products_of(whole, below, steps)
+
+
+def _products_of(whole: Floats, below: Floats, steps: Floats) -> Floats:
+    """Inner products [n, n] of what `round_rows` has made, `below` [n, c] or [n, 0]: exact, so the same in any order."""
+    from mintmark.aggregation.kernels import BITS
+
+    products = whole @ whole.T
+    if below.size:
+        cross = whole @ below.T
+        products += (cross + cross.T) * 2.0**-BITS + (below @ below.T) * 2.0 ** (-2 * BITS)
+    return np.asarray(products * steps[:, None] * steps)
 
 
 def squared_distances(products: Floats) -> Floats:

@@ -12,7 +12,7 @@ the others.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -24,7 +24,9 @@ from mintmark.agreed import Agreed, Digest, Name, SignedRecord
 
 REPORT_TYPE = "application/x-mintmark-aggregation-report"
 MAX_REPORT_BYTES = 4 * 1024 * 1024
-DRIFT = 0.5  # of evidence a round that honest banks show
+# With both, evidence that is standard normal raises a false alarm once in 940 rounds (Siegmund 1985, "Sequential Analysis",
+# equation 2.59), and for 5 banks of 1000 in a campaign of ten. Honest banks' evidence spreads less (`evidence_of`).
+DRIFT = 0.5
 ALARM = 5.0
 SHORT = 3.0  # standard deviations by which noise may be short
 UNLIKE = 0.5  # standard deviation of honest banks' agreement, noise aside
@@ -61,14 +63,20 @@ class AggregationReport(SignedRecord):
 
 
 def suspicion_by_round(reports: Sequence[AggregationReport]) -> list[dict[str, float]]:
-    """Each bank's suspicion after each of a campaign's rounds, first to last: as the report says; higher by the alarm where
-    screening refused what the bank sent; and as it was where the bank was not in the round."""
+    """Each bank's suspicion after each of a campaign's rounds, first to last (`suspicion_of`)."""
     rounds: list[dict[str, float]] = [{}]
     for report in reports:
-        before = rounds[-1]
-        refused = {bank: before.get(bank, 0.0) + ALARM for bank in refused_for_content(report.rejected)}
-        rounds.append({**before, **{figures.bank: figures.suspicion for figures in report.accepted}, **refused})
+        rounds.append(suspicion_of(rounds[-1], report.accepted, report.rejected))
     return rounds[1:]
+
+
+def suspicion_of(
+    before: Mapping[str, float], accepted: Iterable[BankFigures], rejected: Iterable[Rejection]
+) -> dict[str, float]:
+    """Each bank's suspicion after one more round: as told of those accepted; higher by the alarm where screening refused
+    what the bank sent; and as it was where the bank was not in the round."""
+    refused = {bank: before.get(bank, 0.0) + ALARM for bank in refused_for_content(rejected)}
+    return {**before, **{figures.bank: figures.suspicion for figures in accepted}, **refused}
 
 
 def last_suspicion(reports: Sequence[AggregationReport]) -> dict[str, float]:
@@ -96,8 +104,8 @@ def figures_of(
 ) -> tuple[BankFigures, ...]:
     """Every bank's figures, from `rates` [n, d] with noise of `deviations` [n], the rule's result `rate` [d], its `shares`
     [n], and the suspicion `before` the round (0 for a bank that is not in it)."""
-    distance = distances(rates, rate, deviations)
-    aligned = agreements(rates, rate)
+    distance = distances(rates, rate, shares, deviations)
+    aligned = agreements(rates, rate, shares, deviations)
     evidence = evidence_of(distance, aligned, deviations / max(float(np.linalg.norm(rate)), 1e-300))
     evidence = np.maximum(evidence, quietness(rates, deviations))
     return tuple(
@@ -112,18 +120,21 @@ def figures_of(
     )
 
 
-def distances(rates: Floats, rate: Floats, deviations: Floats) -> Floats:
-    r"""$\delta_k = \|x_k - y\| / \sqrt{d (s_k^2 + h)}$ [n]: each bank's distance from the result in units of what its noise
-    and the banks' usual unlikeness make of it, h being the median of what $\|x_k - y\|^2 / d$ is above $s_k^2$."""
-    squares = np.square(rates - rate).mean(axis=1)
-    variance = np.square(deviations)
-    unlike = float(np.median(np.maximum(squares - variance, 0.0)))
-    return np.asarray(np.sqrt(squares / np.maximum(variance + unlike, 1e-300)))
+def distances(rates: Floats, rate: Floats, shares: Floats, deviations: Floats) -> Floats:
+    r"""$\delta_k = \|x_k - y\| / \sqrt{d (v_k + h)}$ [n]: each bank's distance from the result in units of what noise and
+    the banks' usual unlikeness make of it: $v_k = (1 - p_k)^2 s_k^2 + \sum_{l \ne k} p_l^2 s_l^2$, the result having noise,
+    too, p being the `shares`; h the median of what $\|x_k - y\|^2 / d$ is above $v_k$."""
+    squares, variance = np.square(rates - rate).mean(axis=1), np.square(deviations)
+    expected = variance * (1 - 2 * shares) + float((np.square(shares) * variance).sum())
+    unlike = float(np.median(np.maximum(squares - expected, 0.0)))
+    return np.asarray(np.sqrt(squares / np.maximum(expected + unlike, 1e-300)))
 
 
-def agreements(rates: Floats, rate: Floats) -> Floats:
-    r"""$\langle x_k, y \rangle / \|y\|^2$ [n]: whatever harms the model must push against the others, and shows here."""
-    return np.asarray((rates * rate).sum(axis=1) / max(float(np.square(rate).sum()), 1e-300))
+def agreements(rates: Floats, rate: Floats, shares: Floats, deviations: Floats) -> Floats:
+    r"""$(\langle x_k, y \rangle - d p_k s_k^2) / \|y\|^2$ [n]: whatever harms the model must push against the others, and
+    shows here. What is taken off is a bank's own noise, which is in the result, too."""
+    own = rates.shape[1] * shares * np.square(deviations)
+    return np.asarray(((rates * rate).sum(axis=1) - own) / max(float(np.square(rate).sum()), 1e-300))
 
 
 def quietness(rates: Floats, deviations: Floats) -> Floats:

@@ -17,7 +17,7 @@ from math import comb
 import numpy as np
 import numpy.typing as npt
 
-from mintmark.aggregation.coordinatewise import median_of_nearest
+from mintmark.aggregation.coordinatewise import mean_around_median
 from mintmark.aggregation.mixture import Aggregate, Floats, Mixture, Updates, mixture_of, normalised
 
 MAX_SUBSETS = 100_000  # that MDA and SMEA try
@@ -79,7 +79,7 @@ def bulyan(updates: Updates | Mixture, weights: Floats | None, f: int) -> Aggreg
         chosen.append(int(left[best]))
         left = np.delete(left, best)
     kept = mixture.mixed(np.eye(count)[sorted(chosen)], {})
-    return median_of_nearest(kept, (count - 4 * f) / (count - 2 * f))
+    return mean_around_median(kept, count - 4 * f)
 
 
 def monna(updates: Updates | Mixture, weights: Floats | None, f: int, pivot: int | None = None) -> Aggregate:
