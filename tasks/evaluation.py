@@ -18,7 +18,7 @@ from mintmark import mailbox
 from mintmark.campaign import learner_of, replay, shape_of
 from mintmark.canonical import digest
 from mintmark.errors import ProtocolError
-from mintmark.evaluation import FALSE_POSITIVE_RATE, Thresholds, figures
+from mintmark.evaluation import FALSE_POSITIVE_RATE, Thresholds, figures, operating_place, threshold_of
 from mintmark.evaluation_record import MAX_EVALUATION_BYTES, EvaluationRecord, Figures
 from mintmark.messages import ModelArtifact, decode_sums, max_update_bytes, open_update_frame, update_info
 from mintmark.models.score_histogram import ScoreHistogram, ScoreQuery, read_histograms
@@ -67,7 +67,8 @@ def _record(coordinator: Coordinator, artifact: ModelArtifact, model_digest: str
     plan, manifest, manifest_digest = _evaluation_round(coordinator, campaign.name, campaign.rounds)
     pooled = read_histograms(query, settled.values, settled.noise)
     every_row = pooled["all"]["all"]
-    at = Thresholds(alert_rate=_alert_rate(coordinator.settings.alerts_per_day, campaign, every_row))
+    place = operating_place(every_row)
+    at = Thresholds(alert_rate=_alert_rate(coordinator.settings.alerts_per_day, campaign, every_row), place=place)
 
     def of(name: str, histogram: ScoreHistogram) -> Figures:
         key = int.from_bytes(hashlib.sha256(f"{model_digest}/{name}".encode()).digest()[:16], "big")
@@ -94,6 +95,7 @@ def _record(coordinator: Coordinator, artifact: ModelArtifact, model_digest: str
         alerts_per_day=coordinator.settings.alerts_per_day,
         score_counts=(tuple(every_row.counts[0].tolist()), tuple(every_row.counts[1].tolist())),
         noise=float(every_row.noise[1, 0]),
+        threshold=None if place is None else threshold_of(place, query.score_cells),
         pooled=of("pooled", every_row),
         banks={bank: of(bank, histogram) for bank, histogram in own.items()},
         groups={name: of(name, histogram) for name, histogram in groups.items()},

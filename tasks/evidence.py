@@ -32,6 +32,7 @@ METRICS = (
     "recall_at_alerts",
     "calibration_error",
     "value_detected",
+    "false_alarm_rate",
 )
 Pack = dict[str, Any]
 Text = Annotated[str, Field(min_length=1, max_length=20_000)]
@@ -206,7 +207,7 @@ def _performance(evaluation: Source) -> dict[str, Any]:
     def each(part: str) -> dict[str, dict[str, Figure]]:
         return {name: figures(part, name) for name in sorted(evaluation.payload[part])}
 
-    plain = ("model_digest", "false_positive_rate", "alerts_per_day", "noise", "score_counts")
+    plain = ("model_digest", "false_positive_rate", "alerts_per_day", "noise", "threshold", "score_counts")
     return {
         **{name: evaluation.figure(name) for name in plain},
         "pooled": figures("pooled"),

@@ -74,6 +74,7 @@ def evaluation(campaign: str, model_digest: str, seed: int) -> EvaluationRecord:
         recall_at_alerts=none,
         calibration_error=half,
         value_detected=none,
+        false_alarm_rate=none,
     )
     honest, frauds = rng.poisson(100 * np.exp(-np.arange(32) / 5.0)), rng.poisson(10, 32)
     return EvaluationRecord(
@@ -83,6 +84,7 @@ def evaluation(campaign: str, model_digest: str, seed: int) -> EvaluationRecord:
         manifest_digest="c" * 64,
         score_counts=(tuple(honest.astype(float).tolist()), tuple(frauds.astype(float).tolist())),
         noise=0.0,
+        threshold=None,
         pooled=figures,
         banks={},
         groups={},
