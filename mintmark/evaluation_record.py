@@ -69,7 +69,8 @@ class EvaluationRecord(SignedRecord):
     `score_counts` [2][m] are the pooled counts of negatives and positives by score cell, noised, so single ones may lie
     below 0; m is 24 with noise and 128 without (`score_histogram.py`). `noise` is the standard deviation of the noise in
     a pooled count of frauds. `threshold` is the probability that flags `false_positive_rate` of all honest rows, None
-    where there are none. `groups` are named "feature=word", `weeks` as "2021-w14" (ISO 8601).
+    where there are none. `feature_counts` are the training rows by public bin of each feature, missing first, as round 0
+    released them; `feature_noise` is the standard deviation of the noise in each. `groups` are named "feature=word", `weeks` as "2021-w14" (ISO 8601).
     """
 
     payload_type = EVALUATION_TYPE
@@ -88,3 +89,5 @@ class EvaluationRecord(SignedRecord):
     banks: dict[Name, Figures]
     groups: dict[str, Figures]
     weeks: dict[str, Figures]
+    feature_counts: dict[str, tuple[float, ...]]
+    feature_noise: Count

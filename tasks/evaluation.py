@@ -17,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from mintmark import mailbox
 from mintmark.campaign import learner_of, replay, shape_of
 from mintmark.canonical import digest
+from mintmark.drift import released_features
 from mintmark.errors import ProtocolError
 from mintmark.evaluation import FALSE_POSITIVE_RATE, Thresholds, figures, operating_place, threshold_of
 from mintmark.evaluation_record import MAX_EVALUATION_BYTES, EvaluationRecord, Figures
@@ -86,6 +87,7 @@ def _record(coordinator: Coordinator, artifact: ModelArtifact, model_digest: str
         if word != "missing" or pooled[division.name][word].counts.sum() > 0
     }
     weeks = {word: histogram for word, histogram in pooled.get("weeks", {}).items() if word != "other"}
+    features, feature_noise = released_features(artifact, coordinator.schema)
     return EvaluationRecord(
         campaign=campaign.name,
         model_digest=model_digest,
@@ -100,6 +102,8 @@ def _record(coordinator: Coordinator, artifact: ModelArtifact, model_digest: str
         banks={bank: of(bank, histogram) for bank, histogram in own.items()},
         groups={name: of(name, histogram) for name, histogram in groups.items()},
         weeks={name: of(name, histogram) for name, histogram in weeks.items()},
+        feature_counts=features,
+        feature_noise=feature_noise,
     )
 
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from mintmark.canonical import canonical_json, digest
-from tasks.evidence_plots import plots_of
+from tasks.evidence_plots import drift_rows, plots_of
 from tasks.shipped import shipped
 
 TEMPLATE = "evidence.html.jinja"
@@ -33,7 +33,7 @@ def render(pack: Mapping[str, Any]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     numbers = {record["key"]: place for place, record in enumerate(pack["records"], start=1)}
     environment.filters.update(number=number, percent=percent, interval=interval, paragraphs=paragraphs, when=when)
-    environment.globals.update(record=numbers.__getitem__, labels=LABELS)
+    environment.globals.update(record=numbers.__getitem__, labels=LABELS, drift_rows=drift_rows)
     template = environment.from_string(shipped(TEMPLATE).read_text())
     plots = {name: Markup(svg) for name, svg in plots_of(pack).items()}  # noqa: S704 - matplotlib escapes its text
     return template.render(pack=pack, plots=plots, pack_sha256=pack_digest(pack))

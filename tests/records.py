@@ -66,6 +66,8 @@ def evaluation(
         banks=banks or {f"bank-{number}": figures(auprc, half=0.05) for number in range(3)},
         groups=groups or {},
         weeks={week: figures(auprc, half=0.06) for week in weeks},
+        feature_counts={"amount": (5.0, 4000.0, 2000.0, 1000.0)},
+        feature_noise=40.0,
     )
 
 

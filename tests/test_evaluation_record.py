@@ -33,6 +33,8 @@ RECORD = EvaluationRecord(
     banks={"bank-a": FIGURES},
     groups={"gender=F": FIGURES},
     weeks={"2021-w14": FIGURES},
+    feature_counts={"amount": (0.5, 10.0)},
+    feature_noise=2.0,
 )
 
 
