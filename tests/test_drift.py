@@ -73,7 +73,7 @@ def test_frauds_that_score_lower_are_noticed(noise: float) -> None:
 
 @pytest.mark.parametrize("noise", [0.0, 60.0])
 def test_noised_features_are_told_from_drift(noise: float) -> None:
-    """Released counts of one population, of two sizes, show none in nearly all of forty pairs; a shifted one always does."""
+    """Released counts of one population, of two sizes, show none in most of forty pairs; a shifted one always does."""
     rng, shares = np.random.default_rng(7), np.exp(-np.linspace(0, 4, 24))
     shares /= shares.sum()
 

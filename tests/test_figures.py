@@ -137,8 +137,8 @@ def test_figures_of_money_and_alerts() -> None:
 
 @pytest.mark.parametrize("epsilon", [None, 4.0])
 def test_false_alarms_of_groups_are_counted_at_one_threshold(epsilon: float | None) -> None:
-    """A group's false alarms are those that counting its own rows above the common threshold gives, to what the order of rows
-    within the threshold's cell can change; that threshold flags .5 % of all honest rows."""
+    """A group's false alarms are those that counting its own rows above the common threshold gives, to what the order of
+    rows within the threshold's cell can change; that threshold flags .5 % of all honest rows."""
     table, probability = held_out(40_000, seed=3)
     campaign = terms(epsilon)
     found, edges = counted(campaign, table, probability), score_edges(ScoreQuery(ALL, campaign).score_cells)
