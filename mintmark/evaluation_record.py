@@ -63,6 +63,29 @@ class Figures(Agreed):
     false_alarm_rate: Figure
 
 
+class ReferenceFigures(Agreed):
+    """How good the model is on the coordinator's own rows (`tasks/reference.py`): exact, with the 95 % interval of the
+    sample alone. `file` is the SHA-256 of their file."""
+
+    file: Digest
+    rows: Annotated[int, Field(ge=1)]
+    positives: Annotated[int, Field(ge=0)]
+    auprc: Figure
+    auroc: Figure
+    recall_at_false_positives: Figure
+
+
+class ReferenceComparison(Agreed):
+    """AUPRC of challenger and champion on the very same rows, and of `difference`, the challenger's less the champion's."""
+
+    file: Digest
+    rows: Annotated[int, Field(ge=1)]
+    positives: Annotated[int, Field(ge=0)]
+    challenger: Figure
+    champion: Figure
+    difference: Figure
+
+
 class EvaluationRecord(SignedRecord):
     """The campaign's evaluation: pooled by the plan's rule, and for every bank, customer group and week by itself.
 
@@ -70,7 +93,8 @@ class EvaluationRecord(SignedRecord):
     below 0; m is 24 with noise and 128 without (`score_histogram.py`). `noise` is the standard deviation of the noise in
     a pooled count of frauds. `threshold` is the probability that flags `false_positive_rate` of all honest rows, None
     where there are none. `feature_counts` are the training rows by public bin of each feature, missing first, as round 0
-    released them; `feature_noise` is the standard deviation of the noise in each. `groups` are named "feature=word", `weeks` as "2021-w14" (ISO 8601).
+    released them; `feature_noise` is the standard deviation of the noise in each. `groups` are named "feature=word",
+    `weeks` as "2021-w14" (ISO 8601).
     """
 
     payload_type = EVALUATION_TYPE
@@ -91,3 +115,4 @@ class EvaluationRecord(SignedRecord):
     weeks: dict[str, Figures]
     feature_counts: dict[str, tuple[float, ...]]
     feature_noise: Count
+    reference: ReferenceFigures | None = None

@@ -20,7 +20,7 @@ from mintmark.agreed import Digest
 from mintmark.approval import Question, Verdict
 from mintmark.comparison import at_least, at_most, comparability, difference, interval, no_worse
 from mintmark.decision import Check, Counted, PromotionDecision, Thresholds
-from mintmark.evaluation_record import EvaluationRecord, Figure
+from mintmark.evaluation_record import EvaluationRecord, Figure, ReferenceComparison
 from mintmark.plan import Campaign
 
 CHANCE = 0.5  # AUROC of a coin
@@ -31,7 +31,8 @@ class Case:
     """What is judged: the challenger's campaign with all its signed records, and the champion's evaluation if there is one.
 
     `champion_evaluation` is the digest of the champion's signed evaluation; `spent` is epsilon, at the terms' delta, of all
-    that the campaign's plans asked for; `approvals` is what each person said last, to just this question.
+    that the campaign's plans asked for; `approvals` is what each person said last, to just this question; `reference` is
+    the comparison on the coordinator's own rows, None without such rows or without a champion of the same schema.
     """
 
     question: Question
@@ -42,6 +43,7 @@ class Case:
     reports: tuple[AggregationReport, ...]
     spent: float
     approvals: tuple[Counted, ...]
+    reference: ReferenceComparison | None = None
 
 
 def decide(case: Case, limits: Thresholds, *, number: int, previous: Digest, now: datetime) -> PromotionDecision:
@@ -162,6 +164,20 @@ def no_worse_recall(case: Case, limits: Thresholds) -> Check:
     return no_worse(name, new.pooled.recall_at_false_positives, theirs, limits.recall_margin)
 
 
+def no_worse_on_reference(case: Case, limits: Thresholds) -> Check:
+    """The difference of AUPRC on the very same rows, those that the coordinator has: not noised, and drawn together."""
+    name, compared = "AUPRC on the reference set", case.reference
+    expected = f"difference to the champion above -{limits.auprc_margin:g} at its low end"
+    if compared is None:
+        why = "no champion yet" if case.champion is None else "no reference set that both models can be judged on"
+        return Check(name=name, expected=expected, got=why, passed=True)
+    gap = interval(compared.difference)
+    if gap is None:
+        return Check(name=name, expected=expected, got="not defined", passed=False)
+    got = f"{gap} on {compared.rows:,} rows, {compared.positives:,} of them frauds, of file {compared.file[:12]}"
+    return Check(name=name, expected=expected, got=got, passed=gap.low >= -limits.auprc_margin, **gap._asdict())
+
+
 def no_bank_harmed(case: Case, limits: Thresholds) -> Check:
     """No bank's AUPRC interval lies wholly below the champion's there by more than the margin."""
     name, expected = "no harm to a bank", f"no interval below the champion's by more than {limits.bank_margin:g}"
@@ -250,6 +266,7 @@ GATE = (
     better_than_chance,
     no_worse_auprc,
     no_worse_recall,
+    no_worse_on_reference,
     no_bank_harmed,
     calibrated,
     calibration_kept,

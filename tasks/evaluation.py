@@ -27,6 +27,7 @@ from mintmark.plan import MAX_PLAN_BYTES, Campaign, RoundPlan
 from mintmark.privacy.mechanism import LATTICE
 from mintmark.round import MAX_MANIFEST_BYTES, Manifest
 from tasks.coordinator import Coordinator
+from tasks.reference import judge_on_reference
 
 
 def evaluate_scores(coordinator: Coordinator, campaign: str, model_digest: str) -> EvaluationRecord:
@@ -104,6 +105,7 @@ def _record(coordinator: Coordinator, artifact: ModelArtifact, model_digest: str
         weeks={name: of(name, histogram) for name, histogram in weeks.items()},
         feature_counts=features,
         feature_noise=feature_noise,
+        reference=judge_on_reference(coordinator, artifact),
     )
 
 

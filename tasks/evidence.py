@@ -219,11 +219,19 @@ def _performance(evaluation: Source) -> dict[str, Any]:
     plain = ("model_digest", "false_positive_rate", "alerts_per_day", "noise", "threshold", "score_counts")
     return {
         **{name: evaluation.figure(name) for name in plain},
+        "reference": _reference(evaluation),
         "pooled": figures("pooled"),
         "banks": each("banks"),
         "groups": each("groups"),
         "weeks": each("weeks"),
     }
+
+
+def _reference(evaluation: Source) -> dict[str, Figure] | None:
+    """The exact figures on the coordinator's own rows; None where it has none."""
+    if evaluation.payload["reference"] is None:
+        return None
+    return {name: evaluation.figure("reference", name) for name in evaluation.payload["reference"]}
 
 
 def _before(read: _Reader, decisions: list[Source]) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from mintmark import mailbox
 from mintmark.campaign import replay
 from mintmark.canonical import digest
 from mintmark.evaluation import curves
-from mintmark.evaluation_record import EVALUATION_TYPE, MAX_EVALUATION_BYTES, EvaluationRecord, Figures
+from mintmark.evaluation_record import EVALUATION_TYPE, MAX_EVALUATION_BYTES, EvaluationRecord, Figure, Figures
 from mintmark.messages import ModelArtifact
 from mintmark.models.linear import LinearState, coefficients_csv
 from mintmark.models.score_histogram import read_histograms
@@ -172,6 +172,10 @@ def _campaign_metrics(record: EvaluationRecord, rounds: Sequence[RoundRecord]) -
     end = _milliseconds(rounds[-1].manifest.closed_at)
     parts = {"evaluation": record.pooled, **{f"evaluation of {bank}": own for bank, own in record.banks.items()}}
     found = [(name, value, 0, end) for part, own in parts.items() for name, value in _figures(part, own)]
+    if record.reference is not None:
+        for metric in ("auprc", "auroc", "recall_at_false_positives"):
+            ends = _ends("reference set", metric, getattr(record.reference, metric))
+            found += [(name, value, 0, end) for name, value in ends]
     for step, own in enumerate(record.weeks.values()):
         found += [(name, value, step, end) for name, value in _figures("evaluation by week", own)]
     for number, each in enumerate(rounds):
@@ -182,11 +186,14 @@ def _campaign_metrics(record: EvaluationRecord, rounds: Sequence[RoundRecord]) -
 
 def _figures(part: str, figures: Figures) -> Iterator[tuple[str, float]]:
     for name in Figures.model_fields:
-        figure = getattr(figures, name)
-        if figure.value is not None:
-            yield f"{part}/{name}", round(figure.value, 4)  # the signed record has all digits
-            yield f"{part}/{name}.low", round(figure.low, 4)
-            yield f"{part}/{name}.high", round(figure.high, 4)
+        yield from _ends(part, name, getattr(figures, name))
+
+
+def _ends(part: str, name: str, figure: Figure) -> Iterator[tuple[str, float]]:
+    """The figure and its interval, unless it is not defined; the signed record has all digits."""
+    for end, value in (("", figure.value), (".low", figure.low), (".high", figure.high)):
+        if value is not None:
+            yield f"{part}/{name}{end}", round(value, 4)
 
 
 def _terms(campaign: Campaign, rounds: Sequence[RoundRecord]) -> dict[str, object]:

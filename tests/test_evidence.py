@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import typer.testing
 from consortium import Consortium
-from records import LIMITS, NOW, People, evaluation, figures
+from records import LIMITS, NOW, People, evaluation, figure, figures
 
 from flows import promotion_cli
 from flows.cli import app
@@ -25,6 +25,7 @@ from mintmark.aggregation.screening import Rejection, RejectionReason
 from mintmark.approval import Action, Verdict
 from mintmark.canonical import canonical_json
 from mintmark.errors import DataError, ProtocolError
+from mintmark.evaluation_record import ReferenceFigures
 from mintmark.evidence import derived, open_source, pick
 from mintmark.mailbox import MemoryStore
 from mintmark.settings import read_toml
@@ -54,6 +55,15 @@ def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Coordinator:
     made, signer = consortium.coordinator, consortium.coordinator.signer
     groups = {f"age={HOSTILE}": figures(recall=0.58), "age=old/new~": figures(recall=0.6)}
     record = evaluation("cards", model, groups=groups, weeks=("2026-w09", HOSTILE))
+    reference = ReferenceFigures(
+        file="7" * 64,
+        rows=12_345,
+        positives=99,
+        auprc=figure(0.41),
+        auroc=figure(0.9),
+        recall_at_false_positives=figure(0.5),
+    )
+    record = record.model_copy(update={"reference": reference})
     objects = consortium.store._objects
     objects[mailbox.evaluation_key("cards")] = record.signed(signer)
     key = mailbox.report_key("cards", 1, 0)
@@ -114,7 +124,9 @@ def test_drift_and_backtest_come_from_signed_records(pack: dict[str, Any], html:
     assert amount["value"]["drift"] == "strong"
     assert [one["pointer"] for one in amount["inputs"]] == ["/feature_counts/amount", "/feature_noise"] * 2
     assert {one["key"].split("/")[2] for one in amount["inputs"]} == {"older", "cards"}
+    assert pack["performance"]["reference"]["auprc"]["pointer"] == "/reference/auprc"
     words = " ".join(Page(html).words.split())
+    assert "reference set, 12,345" in words
     assert "since champion 1, older" in words
     assert "champion 2, cards" in words
 

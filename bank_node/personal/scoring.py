@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bank_node.personal.scorer import Scores
-from bank_node.table import numpy_column
 from mintmark.errors import DataError
+from mintmark.parquet import numpy_column
 from mintmark.schema import Feature, FeatureKind, FeatureSchema
 from mintmark.table import bounded_values
 
