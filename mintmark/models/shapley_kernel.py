@@ -45,9 +45,9 @@ def _goes_left(x: float, threshold: float, kind: int, words: Sets, row: int) -> 
     """Whether a value takes the left branch, as LightGBM decides it; the codes in that row of `words` go left."""
     if kind & (WORDS | ZERO_WHEN_MISSING):
         if kind & WORDS:
-            return -1.0 < x < words.shape[1] and words[row, _at(int(x))] != 0
-        return (0.0 if np.isnan(x) else x) <= threshold
-    return (x <= threshold) | (np.isnan(x) & (kind & LEFT_WHEN_MISSING != 0))
+            return bool(-1.0 < x < words.shape[1] and words[row, _at(int(x))] != 0)
+        return bool((0.0 if np.isnan(x) else x) <= threshold)
+    return bool((x <= threshold) | (np.isnan(x) & (kind & LEFT_WHEN_MISSING != 0)))
 
 
 def _tree_pass(points: int) -> Callable[..., None]:
