@@ -64,6 +64,22 @@ def score_query(artifact: ModelArtifact, coordinator: Coordinator) -> ScoreQuery
     return query
 
 
+def bank_histograms(coordinator: Coordinator, artifact: ModelArtifact) -> dict[str, ScoreHistogram]:
+    """What each bank that the evaluation's manifest names released of all its held-out rows. Raises `ProtocolError`."""
+    campaign = artifact.campaign
+    plan, manifest, _ = _evaluation_round(coordinator, campaign.name, campaign.rounds)
+    return _bank_histograms(coordinator, score_query(artifact, coordinator), plan, manifest)
+
+
+def _bank_histograms(
+    coordinator: Coordinator, query: ScoreQuery, plan: RoundPlan, manifest: Manifest
+) -> dict[str, ScoreHistogram]:
+    return {
+        bank: read_histograms(query, sums, plan.noise_scale / LATTICE)["all"]["all"]
+        for bank, sums in _bank_sums(coordinator, plan, manifest, shape_of(query))
+    }
+
+
 def _record(coordinator: Coordinator, artifact: ModelArtifact, model_digest: str) -> EvaluationRecord:
     campaign, query, settled = artifact.campaign, score_query(artifact, coordinator), artifact.history[-1]
     plan, manifest, manifest_digest = _evaluation_round(coordinator, campaign.name, campaign.rounds)
@@ -76,10 +92,7 @@ def _record(coordinator: Coordinator, artifact: ModelArtifact, model_digest: str
         key = int.from_bytes(hashlib.sha256(f"{model_digest}/{name}".encode()).digest()[:16], "big")
         return figures(histogram, at, np.random.Generator(np.random.Philox(key=key)))
 
-    own = {
-        bank: read_histograms(query, sums, plan.noise_scale / LATTICE)["all"]["all"]
-        for bank, sums in _bank_sums(coordinator, plan, manifest, shape_of(query))
-    }
+    own = _bank_histograms(coordinator, query, plan, manifest)
     groups = {
         f"{division.name}={word}": pooled[division.name][word]
         for division in query.divisions

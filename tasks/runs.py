@@ -25,11 +25,12 @@ from mintmark.models.linear import LinearState, coefficients_csv
 from mintmark.models.score_histogram import read_histograms
 from mintmark.plan import Campaign
 from tasks.coordinator import Coordinator
-from tasks.evaluation import score_query
-from tasks.plots import curves_figure, parts_figure, spoken
+from tasks.evaluation import bank_histograms, score_query
+from tasks.plots import bank_curves_figure, curves_figure, parts_figure, spoken
 from tasks.records import RoundRecord, lineage, privacy_statement, read_rounds, signed_json
 from tasks.suspicion import suspicion_figure
 
+MOST_BANK_CURVES = 12  # of the largest banks; every bank's figures are in the record
 CAMPAIGN_TAG, DIGEST_TAG, ROUND_TAG = "mintmark.campaign", "mintmark.model_digest", "mintmark.round"
 _COMPLETE_TAG = "mintmark.complete"
 _PARENT_TAG, _NOTE_TAG = "mlflow.parentRunId", "mlflow.note.content"
@@ -256,6 +257,9 @@ def _pictures(
     pooled = read_histograms(query, settled.values, settled.noise)["all"]["all"]
     generator = np.random.Generator(np.random.Philox(key=int(record.model_digest[:32], 16)))
     yield "curves", curves_figure(record, curves(pooled, generator))
+    own = sorted(bank_histograms(coordinator, artifact).items(), key=lambda item: -float(item[1].counts.sum()))
+    drawn = {bank: curves(histogram, generator) for bank, histogram in own[:MOST_BANK_CURVES]}
+    yield "curves-by-bank", bank_curves_figure(record, drawn)
     for name, parts in (("banks", record.banks), ("groups", record.groups), ("weeks", record.weeks)):
         if parts:
             yield name, parts_figure(record, parts, {"banks": "bank", "groups": "group", "weeks": "week"}[name])
