@@ -40,6 +40,10 @@ def bank_curves_figure(record: EvaluationRecord, banks: Mapping[str, Curves]) ->
     picture, rows = _picture(2, len(banks))
     for (bank, found), (left, right) in zip(banks.items(), rows, strict=True):
         own = record.banks[bank]
+        if own.auroc.value is None:  # noise hides whether the bank has any frauds
+            left.set_title(f"{bank}: not defined")
+            right.set_title(f"{bank}: not defined")
+            continue
         _draw(left, found.false_positive_rate, found.recall)
         _draw(right, found.recall_of_precision, found.precision)
         left.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")

@@ -258,7 +258,7 @@ def _pictures(
     generator = np.random.Generator(np.random.Philox(key=int(record.model_digest[:32], 16)))
     yield "curves", curves_figure(record, curves(pooled, generator))
     own = sorted(bank_histograms(coordinator, artifact).items(), key=lambda item: -float(item[1].counts.sum()))
-    drawn = {bank: curves(histogram, generator) for bank, histogram in own[:MOST_BANK_CURVES]}
+    drawn = {bank: curves(histogram, generator, draws=100) for bank, histogram in own[:MOST_BANK_CURVES]}
     yield "curves-by-bank", bank_curves_figure(record, drawn)
     for name, parts in (("banks", record.banks), ("groups", record.groups), ("weeks", record.weeks)):
         if parts:
