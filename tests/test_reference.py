@@ -24,7 +24,8 @@ from mintmark.mailbox import champion_key
 from mintmark.models.lightgbm_text import load
 from mintmark.promotion import no_worse_on_reference
 from mintmark.reference import compare, judge
-from tasks.coordinator import Coordinator
+from mintmark.settings import StorageKey
+from tasks.coordinator import Coordinator, create_home, open_coordinator
 from tasks.evaluation import evaluate_scores
 from tasks.promotion import promote, question_on
 from tasks.reference import read_reference
@@ -157,3 +158,11 @@ def test_a_reference_set_that_is_not_one_is_said_in_a_sentence(finished: Coordin
     (tmp_path / "r.parquet").write_bytes(b"no table")
     with pytest.raises(DataError, match="readable Parquet"):
         read_reference(dataclasses.replace(finished, reference=tmp_path / "r.parquet"))
+
+
+def test_a_file_that_is_not_there_is_said_before_anything_begins(finished: Coordinator, tmp_path: Path) -> None:
+    """Opening the coordinator's folder names the file that `coordinator.toml` names and nobody has put there."""
+    settings = finished.settings.model_copy(update={"reference": "rows.parquet"})
+    create_home(tmp_path / "home", settings, SCHEMA, StorageKey(access_key="a", secret_key="b"))
+    with pytest.raises(DataError, match=r"reference set at .*rows\.parquet"):
+        open_coordinator(tmp_path / "home")
