@@ -21,7 +21,7 @@ from mintmark.errors import ProtocolError
 from mintmark.evidence import Figure, Source, derived, open_source, problems_of
 from tasks.coordinator import Coordinator
 
-FORMAT = "mintmark/evidence/1"
+FORMAT = "mintmark/evidence/2"
 MAX_PACK_BYTES = 32 * 1024 * 1024
 METRICS = (
     "rows",
