@@ -28,10 +28,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bank_node.settings import Home
-from bank_node.table import MAX_TABLE_BYTES, load_table
+from bank_node.table import load_table
 from mintmark.canonical import canonical_json, digest
 from mintmark.messages import ModelArtifact
 from mintmark.models.rows import RowState, code_table
+from mintmark.parquet import MAX_TABLE_BYTES
 from mintmark.privacy.ledger import write_durably
 from mintmark.schema import FeatureSchema
 

@@ -3,9 +3,10 @@
 The simulator's largest bank, its global model of ten rounds and its deployed one (own, global and corrected: hundreds of
 trees). The service runs as `mintmark-bank serve` does, in a process bound to one core; this process asks it, from
 another core, at fixed times whether or not earlier answers have come (open loop), over connections that stay open. A wait
-counts from the time a request was due. `burden` is the service's processor seconds a second: other work on the machine adds
-to the waits, hardly to it. A file is scored from Parquet to Parquet; beside it LightGBM's `predict` on the same rows in
-memory, by turns, both in processor seconds on one thread. Results: a table, and var/benchmarks/scoring_speed.json.
+counts from the time a request was due. `burden` is the service's processor seconds a second and `cpu_ms` its processor time
+a payment: other work on the machine adds to the waits, hardly to these. A file is scored from Parquet to Parquet; beside it
+LightGBM's `predict` on the same rows in memory, by turns, both in processor seconds on one thread. Results: a table, and
+var/benchmarks/scoring_speed.json.
 
     python -m benchmarks.scoring_speed [--seconds 30] [--rate 200] [--rows 300000] [--runs 5]
 """
@@ -171,7 +172,7 @@ def measure_service(
         service.join()
     used = after.user + after.system - before.user - before.system
     quantiles = {f"p{share:g}_ms": float(np.percentile(waits, share)) for share in (50, 99, 99.9)}
-    return quantiles | {"requests": len(waits), "burden": used / took}
+    return quantiles | {"requests": len(waits), "burden": used / took, "cpu_ms": 1000 * used / len(waits)}
 
 
 def measure_files(

@@ -5,7 +5,6 @@ No bank is asked anything and nobody's budget is spent: both read the evaluation
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,27 +28,20 @@ def drift(
     home: HomeOption,
     json_file: JsonOption = None,
 ) -> None:
-    """Compare the pooled scores of two campaigns' evaluations: stability index with its interval, and what chance makes."""
-    import numpy as np
-
-    from mintmark.drift import histogram_of, score_drift
+    """Compare scores and features of two campaigns: stability index with its interval, and what noise and chance make."""
+    from mintmark.drift import drifts_between
     from tasks.coordinator import open_coordinator
 
     coordinator = open_coordinator(home)
-    earlier, later = (histogram_of(record_of(coordinator, campaign)) for campaign in (before, after))
-    key = int.from_bytes(hashlib.sha256(f"{before}/{after}".encode()).digest()[:16], "big")
-    drifts = score_drift(earlier, later, np.random.Generator(np.random.Philox(key=key)))
-    grid = Grid(title=f"Scores of {after} beside those of {before}: population stability index")
+    told = drifts_between(record_of(coordinator, before), record_of(coordinator, after))
+    grid = Grid(title=f"Scores and features of {after} beside those of {before}: population stability index")
     for heading in ("", "index, 95 % interval", "by noise and chance", "drift"):
         grid.add_column(heading)
-    for name, found in drifts.items():
-        grid.add_row(name, found.index.told(), f"{found.by_chance:.3f}", found.reading)
+    for name, found in (told["scores"] | {f"feature {name}": own for name, own in told["features"].items()}).items():
+        value, low, high, chance = (float(found[end] or 0.0) for end in ("value", "low", "high", "by_chance"))
+        grid.add_row(name, f"{value:.3f} ({low:.3f} to {high:.3f})", f"{chance:.3f}", str(found["drift"]))
     Console().print(grid)
     if json_file:
-        told = {
-            name: found.index.model_dump() | {"by_chance": found.by_chance, "drift": found.reading}
-            for name, found in drifts.items()
-        }
         json_file.write_text(json.dumps({"before": before, "after": after, "drift": told}, indent=2) + "\n")
 
 

@@ -39,6 +39,8 @@ class Thresholds(Agreed):
     calibration_drift: Share
     recall_gap: Share
     group_frauds: Annotated[int, Field(ge=1)]
+    false_alarm_gap: Share
+    group_rows: Annotated[int, Field(ge=1)]
     approvals: Annotated[int, Field(ge=2, le=100)]
 
 

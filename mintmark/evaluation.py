@@ -66,10 +66,35 @@ def evaluate(counts: Floats) -> EvaluationReport:
 @dataclass(frozen=True)
 class Thresholds:
     """At which shares of the rows figures are read: of the honest rows flagged, and of all rows that can become alerts
-    (`alert_rate`, None without a budget)."""
+    (`alert_rate`, None without a budget). `place` is one threshold for all, in cells from the highest score down
+    (`operating_place`, None where there is none)."""
 
     false_positive_rate: float = FALSE_POSITIVE_RATE
     alert_rate: float | None = None
+    place: float | None = None
+
+
+def operating_place(histogram: ScoreHistogram, false_positive_rate: float = FALSE_POSITIVE_RATE) -> float | None:
+    """The threshold that flags this share of the honest rows, in cells from the highest score down; None without any.
+
+    >>> operating_place(ScoreHistogram(np.array([[990.0, 8, 2], [0.0, 1, 2]]), np.zeros((2, 3))), 0.006)
+    1.5
+    """
+    false = np.cumsum(_denoised(histogram)[0][::-1])
+    if false[-1] <= 0:
+        return None
+    return float(np.interp(false_positive_rate, np.append(0.0, false / false[-1]), np.arange(len(false) + 1)))
+
+
+def threshold_of(place: float, cells: int) -> float:
+    """The probability from which rows are flagged, of a threshold in cells from the highest score down.
+
+    >>> from mintmark.models.score_histogram import score_edges
+    >>> bool(np.isclose(threshold_of(3.0, 24), score_edges(24)[-3]))
+    True
+    """
+    step = (HIGH - LOW) / (cells - 2)
+    return float(1 / (1 + np.exp(-(LOW + (cells - place - 1) * step))))
 
 
 def denoise(counts: Floats, noise: Floats) -> Floats:
@@ -165,7 +190,7 @@ def _read(counts: Floats, value: Floats | None, at: Thresholds) -> dict[str, Flo
         flagged = (true + false) / (true + false)[:, -1:]
         money = None if value is None else np.cumsum(value[:, ::-1], axis=1)
         detected = np.full_like(recall, np.nan) if money is None else money / money[:, -1:]
-    budget = at.alert_rate
+    budget, places = at.alert_rate, np.broadcast_to(np.arange(1.0, counts.shape[2] + 1), false_rate.shape)
     return {
         "rows": true[:, -1] + false[:, -1],
         "positives": true[:, -1],
@@ -175,6 +200,7 @@ def _read(counts: Floats, value: Floats | None, at: Thresholds) -> dict[str, Flo
         "recall_at_alerts": np.full(len(recall), np.nan) if budget is None else _at(budget, flagged, recall),
         "calibration_error": _calibration_error(counts),
         "value_detected": _at(at.false_positive_rate, false_rate, detected),
+        "false_alarm_rate": np.full(len(recall), np.nan) if at.place is None else _at(at.place, places, false_rate),
     }
 
 

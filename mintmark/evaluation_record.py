@@ -49,6 +49,7 @@ class Figures(Agreed):
     `rows` and `positives` are counts; recalls are shares of the frauds that are above the threshold at which the record's
     `false_positive_rate` of the honest rows, or its budget of alerts, is flagged. `value_detected` is the share of the
     frauds' money above the first of these; `calibration_error` the expected calibration error, in probability.
+    `false_alarm_rate` is the share of the honest rows above the record's `threshold`, which is the same for all parts.
     """
 
     rows: Figure
@@ -59,6 +60,30 @@ class Figures(Agreed):
     recall_at_alerts: Figure
     calibration_error: Figure
     value_detected: Figure
+    false_alarm_rate: Figure
+
+
+class ReferenceFigures(Agreed):
+    """How good the model is on the coordinator's own rows (`tasks/reference.py`): exact, with the 95 % interval of the
+    sample alone. `file` is the SHA-256 of their file."""
+
+    file: Digest
+    rows: Annotated[int, Field(ge=1)]
+    positives: Annotated[int, Field(ge=0)]
+    auprc: Figure
+    auroc: Figure
+    recall_at_false_positives: Figure
+
+
+class ReferenceComparison(Agreed):
+    """AUPRC of challenger and champion on the very same rows, and of `difference`, the challenger's less the champion's."""
+
+    file: Digest
+    rows: Annotated[int, Field(ge=1)]
+    positives: Annotated[int, Field(ge=0)]
+    challenger: Figure
+    champion: Figure
+    difference: Figure
 
 
 class EvaluationRecord(SignedRecord):
@@ -66,12 +91,15 @@ class EvaluationRecord(SignedRecord):
 
     `score_counts` [2][m] are the pooled counts of negatives and positives by score cell, noised, so single ones may lie
     below 0; m is 24 with noise and 128 without (`score_histogram.py`). `noise` is the standard deviation of the noise in
-    a pooled count of frauds. `groups` are named "feature=word", `weeks` as "2021-w14" (ISO 8601).
+    a pooled count of frauds. `threshold` is the probability that flags `false_positive_rate` of all honest rows, None
+    where there are none. `feature_counts` are the training rows by public bin of each feature, missing first, as round 0
+    released them; `feature_noise` is the standard deviation of the noise in each. `groups` are named "feature=word",
+    `weeks` as "2021-w14" (ISO 8601).
     """
 
     payload_type = EVALUATION_TYPE
     most_bytes = MAX_EVALUATION_BYTES
-    format: Annotated[str, Field(pattern=r"^mintmark/evaluation/1$")] = "mintmark/evaluation/1"
+    format: Annotated[str, Field(pattern=r"^mintmark/evaluation/2$")] = "mintmark/evaluation/2"
     campaign: Name
     model_digest: Digest
     plan_digest: Digest
@@ -80,7 +108,11 @@ class EvaluationRecord(SignedRecord):
     alerts_per_day: Annotated[int, Field(ge=1)] | None = None
     score_counts: Histogram
     noise: Count
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None
     pooled: Figures
     banks: dict[Name, Figures]
     groups: dict[str, Figures]
     weeks: dict[str, Figures]
+    feature_counts: dict[str, tuple[float, ...]]
+    feature_noise: Count
+    reference: ReferenceFigures | None = None

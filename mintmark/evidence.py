@@ -22,8 +22,9 @@ from mintmark.aggregation.report import ALARM, REPORT_TYPE
 from mintmark.canonical import digest, read_canonical
 from mintmark.champion import CHAMPION_TYPE
 from mintmark.decision import DECISION_TYPE
+from mintmark.drift import feature_drifts, score_drifts
 from mintmark.envelope import verify
-from mintmark.errors import ProtocolError, StorageError
+from mintmark.errors import DataError, ProtocolError, StorageError
 from mintmark.evaluation_record import EVALUATION_TYPE
 from mintmark.mailbox import ObjectStore, get_required
 from mintmark.plan import PLAN_TYPE
@@ -32,11 +33,13 @@ from mintmark.round import MANIFEST_TYPE
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 32
-FORMULAS: dict[str, Callable[..., float]] = {
+FORMULAS: dict[str, Callable[..., Any]] = {
     "advantage": advantage,
     "gaussian_advantage": gaussian_advantage,
     "release_mu": lambda clipping_norm, noise_scale: clipping_norm / noise_scale if noise_scale else math.inf,
     "alarm": lambda: ALARM,
+    "score_drift": score_drifts,  # counts and noise before, and after
+    "feature_drift": feature_drifts,
 }
 _CAMPAIGN = r"public/campaigns/[a-z0-9-]{1,40}"
 _TYPES = {
@@ -118,7 +121,7 @@ def _problem(
     if found.keys() == _DERIVED:
         try:
             same = _same(_compute(found["formula"], found["inputs"]), found["value"])
-        except (KeyError, TypeError, ValueError, OverflowError):
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError, DataError):
             return "expected a known formula and its inputs, got others"
         return None if same else "expected what the formula gives, got another value"
     where = str(found["key"])
@@ -154,11 +157,16 @@ def _figures(part: Any, where: str, depth: int) -> Iterator[tuple[str, Any]]:
             yield from _figures(inner, f"{where}/{place}", depth + 1)
 
 
-def _compute(formula: str, inputs: Any) -> float | None:
+def _compute(formula: str, inputs: Any) -> Any:
     values = [figure["value"] for figure in inputs]
     found = None if None in values else FORMULAS[formula](*values)
-    return found if found is not None and math.isfinite(found) else None
+    return None if isinstance(found, float) and not math.isfinite(found) else found
 
 
-def _same(one: float | None, other: float | None) -> bool:
-    return one is other if one is None or other is None else math.isclose(one, other, rel_tol=1e-9)
+def _same(one: Any, other: Any) -> bool:
+    """Equal, numbers to nine digits."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(value, other[name]) for name, value in one.items())
+    if isinstance(one, float | int) and isinstance(other, float | int):
+        return math.isclose(one, other, rel_tol=1e-9)
+    return bool(one == other)

@@ -10,7 +10,7 @@ consortium's (`mlflow/promotion.toml`); approvals are people's (`mintmark/approv
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import permutations
@@ -18,9 +18,9 @@ from itertools import permutations
 from mintmark.aggregation.report import AggregationReport
 from mintmark.agreed import Digest
 from mintmark.approval import Question, Verdict
-from mintmark.comparison import Interval, at_least, at_most, comparability, difference, interval, no_worse
+from mintmark.comparison import at_least, at_most, comparability, difference, interval, no_worse
 from mintmark.decision import Check, Counted, PromotionDecision, Thresholds
-from mintmark.evaluation_record import EvaluationRecord, Figures
+from mintmark.evaluation_record import EvaluationRecord, Figure, ReferenceComparison
 from mintmark.plan import Campaign
 
 CHANCE = 0.5  # AUROC of a coin
@@ -31,7 +31,8 @@ class Case:
     """What is judged: the challenger's campaign with all its signed records, and the champion's evaluation if there is one.
 
     `champion_evaluation` is the digest of the champion's signed evaluation; `spent` is epsilon, at the terms' delta, of all
-    that the campaign's plans asked for; `approvals` is what each person said last, to just this question.
+    that the campaign's plans asked for; `approvals` is what each person said last, to just this question; `reference` is
+    the comparison on the coordinator's own rows, None without such rows or without a champion of the same schema.
     """
 
     question: Question
@@ -42,6 +43,7 @@ class Case:
     reports: tuple[AggregationReport, ...]
     spent: float
     approvals: tuple[Counted, ...]
+    reference: ReferenceComparison | None = None
 
 
 def decide(case: Case, limits: Thresholds, *, number: int, previous: Digest, now: datetime) -> PromotionDecision:
@@ -162,6 +164,20 @@ def no_worse_recall(case: Case, limits: Thresholds) -> Check:
     return no_worse(name, new.pooled.recall_at_false_positives, theirs, limits.recall_margin)
 
 
+def no_worse_on_reference(case: Case, limits: Thresholds) -> Check:
+    """The difference of AUPRC on the very same rows, those that the coordinator has: not noised, and drawn together."""
+    name, compared = "AUPRC on the reference set", case.reference
+    expected = f"difference to the champion above -{limits.auprc_margin:g} at its low end"
+    if compared is None:
+        why = "no champion yet" if case.champion is None else "no reference set that both models can be judged on"
+        return Check(name=name, expected=expected, got=why, passed=True)
+    gap = interval(compared.difference)
+    if gap is None:
+        return Check(name=name, expected=expected, got="not defined", passed=False)
+    got = f"{gap} on {compared.rows:,} rows, {compared.positives:,} of them frauds, of file {compared.file[:12]}"
+    return Check(name=name, expected=expected, got=got, passed=gap.low >= -limits.auprc_margin, **gap._asdict())
+
+
 def no_bank_harmed(case: Case, limits: Thresholds) -> Check:
     """No bank's AUPRC interval lies wholly below the champion's there by more than the margin."""
     name, expected = "no harm to a bank", f"no interval below the champion's by more than {limits.bank_margin:g}"
@@ -198,30 +214,27 @@ def calibration_kept(case: Case, limits: Thresholds) -> Check:
     return at_most(name, difference(new, old), most)
 
 
-def fair(case: Case, limits: Thresholds) -> Check:
+def fair_recall(case: Case, limits: Thresholds) -> Check:
     """The widest gap in recall between two groups of one feature, each at the record's share of false alarms, at its
     interval's far end. Groups of too few frauds are named and not judged; groups that the champion was judged on and this
     model is not are a failure."""
     groups = case.challenger.groups
     gone = sorted(set(case.champion.groups) - set(groups)) if case.champion else []
-    small = sorted(name for name, found in groups.items() if (found.positives.low or 0.0) < limits.group_frauds)
-    gaps = _recall_gaps({name: found for name, found in groups.items() if name not in small})
-    told = f"; too few frauds to judge: {', '.join(small)}" if small else ""
-    left = f"; not told any more: {', '.join(gone)}" if gone else ""
-    name, expected = "recall of customer groups", f"gaps of at most {limits.recall_gap:g} at the interval's high end"
-    if not gaps:
-        got = f"no two groups to compare{told}" if groups else "the evaluation tells of no groups"
-        return Check(name=name, expected=expected, got=got + left, passed=not gone)
-    (one, other), gap = max(gaps.items(), key=lambda item: item[1].high)
-    return Check(
-        name=name,
-        expected=expected,
-        got=f"{gap} between {one} and {other}{told}{left}",
-        passed=gap.high <= limits.recall_gap and not gone,
-        value=gap.value,
-        low=gap.low,
-        high=gap.high,
-    )
+    small = {name for name, found in groups.items() if (found.positives.low or 0.0) < limits.group_frauds}
+    recall = {name: found.recall_at_false_positives for name, found in groups.items()}
+    check = _widest_gap("recall of customer groups", recall, small, "frauds", limits.recall_gap)
+    if not gone:
+        return check
+    return check.model_copy(update={"got": f"{check.got}; not told any more: {', '.join(gone)}", "passed": False})
+
+
+def fair_alarms(case: Case, limits: Thresholds) -> Check:
+    """The widest gap in false alarms between two groups of one feature at one threshold for all, at its interval's far
+    end. Groups of too few rows are named and not judged."""
+    groups = case.challenger.groups
+    small = {name for name, found in groups.items() if (found.rows.low or 0.0) < limits.group_rows}
+    alarms = {name: found.false_alarm_rate for name, found in groups.items()}
+    return _widest_gap("false alarms of customer groups", alarms, small, "rows", limits.false_alarm_gap)
 
 
 def approved(case: Case, limits: Thresholds) -> Check:
@@ -253,19 +266,35 @@ GATE = (
     better_than_chance,
     no_worse_auprc,
     no_worse_recall,
+    no_worse_on_reference,
     no_bank_harmed,
     calibrated,
     calibration_kept,
-    fair,
+    fair_recall,
+    fair_alarms,
     approved,
 )
 
 
-def _recall_gaps(groups: Mapping[str, Figures]) -> dict[tuple[str, str], Interval]:
-    """The difference of recall of any two groups of one feature, the better first."""
-    gaps = {}
-    for one, other in permutations(groups, 2):
-        gap = difference(groups[one].recall_at_false_positives, groups[other].recall_at_false_positives)
-        if one.partition("=")[0] == other.partition("=")[0] and gap is not None and gap.value >= 0:
-            gaps[one, other] = gap
-    return gaps
+def _widest_gap(name: str, groups: Mapping[str, Figure], small: Collection[str], few: str, most: float) -> Check:
+    """Whether no two groups of one feature, of those not in `small`, can be further apart than `most`."""
+    judged = {group: found for group, found in groups.items() if group not in small}
+    gaps = {
+        (one, other): gap
+        for one, other in permutations(judged, 2)
+        if one.partition("=")[0] == other.partition("=")[0]
+        and (gap := difference(judged[one], judged[other])) is not None
+        and gap.value >= 0
+    }
+    unknown = sorted(group for group, found in judged.items() if interval(found) is None)
+    aside = f"; too few {few} to judge: {', '.join(sorted(small))}" if small else ""
+    aside += f"; not defined: {', '.join(unknown)}" if unknown else ""
+    expected = f"gaps of at most {most:g} at the interval's high end"
+    if not gaps:
+        got = f"no two groups to compare{aside}" if groups else "the evaluation tells of no groups"
+        return Check(name=name, expected=expected, got=got, passed=not unknown)
+    (one, other), gap = max(gaps.items(), key=lambda item: item[1].high)
+    passed = gap.high <= most and not unknown
+    return Check(
+        name=name, expected=expected, got=f"{gap} between {one} and {other}{aside}", passed=passed, **gap._asdict()
+    )

@@ -52,6 +52,7 @@ class CoordinatorSettings(BaseModel):
     prefect_ui: Annotated[str, Field(pattern=r"^https?://")]
     mlflow: Annotated[str, Field(pattern=r"^https?://")]
     alerts_per_day: Annotated[int, Field(ge=1)] | None = None  # that all banks together can look at
+    reference: Annotated[str, Field(min_length=1)] | None = None  # a Parquet file, see `tasks/reference.py`
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Coordinator:
     signer: Signer
     sealing_key: SealingKey
     store: ObjectStore
+    reference: Path | None = None
 
     def roster(self) -> Roster:
         """The newest roster in the mailbox, verified. Raises `ProtocolError` when there is none."""
@@ -126,6 +128,9 @@ def open_coordinator(home: Path) -> Coordinator:
     settings = read_toml(home / "coordinator.toml", CoordinatorSettings)
     key = read_toml(home / "identity" / "storage.toml", StorageKey)
     where = S3Location(settings.storage_endpoint, settings.storage_bucket, key.access_key, key.secret_key)
+    reference = home / settings.reference if settings.reference else None
+    if reference is not None and not reference.is_file():  # better said before a campaign than after it
+        raise DataError(f"coordinator.toml: expected the reference set at {reference}, got no such file: put it there")
     store = S3Store(where, PATIENT_ATTEMPTS)
     mailbox.prove_write_once(store, f"public/proofs/{time.time_ns():020d}")
     return Coordinator(
@@ -134,6 +139,7 @@ def open_coordinator(home: Path) -> Coordinator:
         signer=load_signer(f"file:{home / 'identity' / 'signing.key'}"),
         sealing_key=load_sealing_key(f"file:{home / 'identity' / 'sealing.key'}"),
         store=store,
+        reference=reference,
     )
 
 

@@ -17,8 +17,9 @@ from prefect.cache_policies import NO_CACHE
 from mintmark import mailbox
 from mintmark.campaign import learner_of, replay, shape_of
 from mintmark.canonical import digest
+from mintmark.drift import released_features
 from mintmark.errors import ProtocolError
-from mintmark.evaluation import FALSE_POSITIVE_RATE, Thresholds, figures
+from mintmark.evaluation import FALSE_POSITIVE_RATE, Thresholds, figures, operating_place, threshold_of
 from mintmark.evaluation_record import MAX_EVALUATION_BYTES, EvaluationRecord, Figures
 from mintmark.messages import ModelArtifact, decode_sums, max_update_bytes, open_update_frame, update_info
 from mintmark.models.score_histogram import ScoreHistogram, ScoreQuery, read_histograms
@@ -26,6 +27,7 @@ from mintmark.plan import MAX_PLAN_BYTES, Campaign, RoundPlan
 from mintmark.privacy.mechanism import LATTICE
 from mintmark.round import MAX_MANIFEST_BYTES, Manifest
 from tasks.coordinator import Coordinator
+from tasks.reference import judge_on_reference
 
 
 def evaluate_scores(coordinator: Coordinator, campaign: str, model_digest: str) -> EvaluationRecord:
@@ -62,21 +64,35 @@ def score_query(artifact: ModelArtifact, coordinator: Coordinator) -> ScoreQuery
     return query
 
 
+def bank_histograms(coordinator: Coordinator, artifact: ModelArtifact) -> dict[str, ScoreHistogram]:
+    """What each bank that the evaluation's manifest names released of all its held-out rows. Raises `ProtocolError`."""
+    campaign = artifact.campaign
+    plan, manifest, _ = _evaluation_round(coordinator, campaign.name, campaign.rounds)
+    return _bank_histograms(coordinator, score_query(artifact, coordinator), plan, manifest)
+
+
+def _bank_histograms(
+    coordinator: Coordinator, query: ScoreQuery, plan: RoundPlan, manifest: Manifest
+) -> dict[str, ScoreHistogram]:
+    return {
+        bank: read_histograms(query, sums, plan.noise_scale / LATTICE)["all"]["all"]
+        for bank, sums in _bank_sums(coordinator, plan, manifest, shape_of(query))
+    }
+
+
 def _record(coordinator: Coordinator, artifact: ModelArtifact, model_digest: str) -> EvaluationRecord:
     campaign, query, settled = artifact.campaign, score_query(artifact, coordinator), artifact.history[-1]
     plan, manifest, manifest_digest = _evaluation_round(coordinator, campaign.name, campaign.rounds)
     pooled = read_histograms(query, settled.values, settled.noise)
     every_row = pooled["all"]["all"]
-    at = Thresholds(alert_rate=_alert_rate(coordinator.settings.alerts_per_day, campaign, every_row))
+    place = operating_place(every_row)
+    at = Thresholds(alert_rate=_alert_rate(coordinator.settings.alerts_per_day, campaign, every_row), place=place)
 
     def of(name: str, histogram: ScoreHistogram) -> Figures:
         key = int.from_bytes(hashlib.sha256(f"{model_digest}/{name}".encode()).digest()[:16], "big")
         return figures(histogram, at, np.random.Generator(np.random.Philox(key=key)))
 
-    own = {
-        bank: read_histograms(query, sums, plan.noise_scale / LATTICE)["all"]["all"]
-        for bank, sums in _bank_sums(coordinator, plan, manifest, shape_of(query))
-    }
+    own = _bank_histograms(coordinator, query, plan, manifest)
     groups = {
         f"{division.name}={word}": pooled[division.name][word]
         for division in query.divisions
@@ -85,6 +101,7 @@ def _record(coordinator: Coordinator, artifact: ModelArtifact, model_digest: str
         if word != "missing" or pooled[division.name][word].counts.sum() > 0
     }
     weeks = {word: histogram for word, histogram in pooled.get("weeks", {}).items() if word != "other"}
+    features, feature_noise = released_features(artifact, coordinator.schema)
     return EvaluationRecord(
         campaign=campaign.name,
         model_digest=model_digest,
@@ -94,10 +111,14 @@ def _record(coordinator: Coordinator, artifact: ModelArtifact, model_digest: str
         alerts_per_day=coordinator.settings.alerts_per_day,
         score_counts=(tuple(every_row.counts[0].tolist()), tuple(every_row.counts[1].tolist())),
         noise=float(every_row.noise[1, 0]),
+        threshold=None if place is None else threshold_of(place, query.score_cells),
         pooled=of("pooled", every_row),
         banks={bank: of(bank, histogram) for bank, histogram in own.items()},
         groups={name: of(name, histogram) for name, histogram in groups.items()},
         weeks={name: of(name, histogram) for name, histogram in weeks.items()},
+        feature_counts=features,
+        feature_noise=feature_noise,
+        reference=judge_on_reference(coordinator, artifact),
     )
 
 

@@ -21,7 +21,7 @@ from mintmark.errors import ProtocolError
 from mintmark.evidence import Figure, Source, derived, open_source, problems_of
 from tasks.coordinator import Coordinator
 
-FORMAT = "mintmark/evidence/1"
+FORMAT = "mintmark/evidence/2"
 MAX_PACK_BYTES = 32 * 1024 * 1024
 METRICS = (
     "rows",
@@ -32,6 +32,7 @@ METRICS = (
     "recall_at_alerts",
     "calibration_error",
     "value_detected",
+    "false_alarm_rate",
 )
 Pack = dict[str, Any]
 Text = Annotated[str, Field(min_length=1, max_length=20_000)]
@@ -68,6 +69,10 @@ def gather(coordinator: Coordinator, campaign: str, card: ModelCard, now: dateti
         if one.payload["question"]["model"] == evaluation.payload["model_digest"]
         and datetime.fromisoformat(one.payload["decided_at"]) <= now
     ]
+    champions = [
+        one for one in read.all("public/champions/") if datetime.fromisoformat(one.payload["promoted_at"]) <= now
+    ]
+    past, schema = _evaluated(read, champions), plans[-1].payload["campaign"]["schema_digest"]
     pack = {
         "format": FORMAT,
         "made_at": now.isoformat(),
@@ -84,8 +89,13 @@ def gather(coordinator: Coordinator, campaign: str, card: ModelCard, now: dateti
         "decisions": [_decision(one) for one in decisions],
         "champions": [
             {name: one.figure(name) for name in ("number", "campaign", "model_digest", "decision", "promoted_at")}
-            for one in read.all("public/champions/")
-            if datetime.fromisoformat(one.payload["promoted_at"]) <= now
+            for one in champions
+        ],
+        "backtest": [_backtest(champion, found) for champion, found in past],
+        "drift": [
+            _drift(champion, found, evaluation)
+            for champion, found in past
+            if found.key != evaluation.key and champion.payload["schema_digest"] == schema
         ],
     }
     named = sorted(set(_records(pack)))
@@ -206,14 +216,22 @@ def _performance(evaluation: Source) -> dict[str, Any]:
     def each(part: str) -> dict[str, dict[str, Figure]]:
         return {name: figures(part, name) for name in sorted(evaluation.payload[part])}
 
-    plain = ("model_digest", "false_positive_rate", "alerts_per_day", "noise", "score_counts")
+    plain = ("model_digest", "false_positive_rate", "alerts_per_day", "noise", "threshold", "score_counts")
     return {
         **{name: evaluation.figure(name) for name in plain},
+        "reference": _reference(evaluation),
         "pooled": figures("pooled"),
         "banks": each("banks"),
         "groups": each("groups"),
         "weeks": each("weeks"),
     }
+
+
+def _reference(evaluation: Source) -> dict[str, Figure] | None:
+    """The exact figures on the coordinator's own rows; None where it has none."""
+    if evaluation.payload["reference"] is None:
+        return None
+    return {name: evaluation.figure("reference", name) for name in evaluation.payload["reference"]}
 
 
 def _before(read: _Reader, decisions: list[Source]) -> dict[str, Any] | None:
@@ -224,6 +242,49 @@ def _before(read: _Reader, decisions: list[Source]) -> dict[str, Any] | None:
             found = _performance(read(mailbox.evaluation_key(champion.payload["campaign"])))
             return {"campaign": champion.figure("campaign"), "number": champion.figure("number"), **found}
     return None
+
+
+def _evaluated(read: _Reader, champions: list[Source]) -> list[tuple[Source, Source]]:
+    """Every model that was ever champion, oldest first, with its evaluation. Raises `ProtocolError` when that is of another
+    model."""
+    found: dict[str, tuple[Source, Source]] = {}
+    for champion in champions:
+        campaign = str(champion.payload["campaign"])
+        evaluation = read(mailbox.evaluation_key(campaign))
+        if evaluation.payload["model_digest"] != champion.payload["model_digest"]:
+            raise ProtocolError(
+                f"{champion.key}: expected its model to be the one evaluated in {campaign}, got another"
+            )
+        found.setdefault(campaign, (champion, evaluation))  # a rollback names an older model again
+    return list(found.values())
+
+
+def _backtest(champion: Source, evaluation: Source) -> dict[str, Any]:
+    """How a champion did on its own held-out rows: all of them, and by week."""
+    performance = _performance(evaluation)
+    return {name: champion.figure(name) for name in ("number", "campaign")} | {
+        part: performance[part] for part in ("pooled", "weeks")
+    }
+
+
+def _drift(champion: Source, before: Source, after: Source) -> dict[str, Any]:
+    """How scores and features are distributed beside those that a champion was trained and judged on."""
+
+    def inputs(*path: str, noise: str) -> list[Figure]:
+        return [figure for record in (before, after) for figure in (record.figure(*path), record.figure(noise))]
+
+    same_cells = len(before.payload["score_counts"][0]) == len(after.payload["score_counts"][0])
+    known, counted = before.payload["feature_counts"], after.payload["feature_counts"]
+    return {
+        "number": champion.figure("number"),
+        "campaign": champion.figure("campaign"),
+        "scores": derived("score_drift", *inputs("score_counts", noise="noise")) if same_cells else None,
+        "features": {
+            name: derived("feature_drift", *inputs("feature_counts", name, noise="feature_noise"))
+            for name in sorted(counted)
+            if len(known.get(name, ())) == len(counted[name])
+        },
+    }
 
 
 def _decision(decision: Source) -> dict[str, Any]:

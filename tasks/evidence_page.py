@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from mintmark.canonical import canonical_json, digest
-from tasks.evidence_plots import plots_of
+from tasks.evidence_plots import drift_rows, plots_of
 from tasks.shipped import shipped
 
 TEMPLATE = "evidence.html.jinja"
@@ -24,6 +24,7 @@ LABELS = {
     "recall_at_alerts": "recall at the alert budget",
     "calibration_error": "calibration error",
     "value_detected": "value detected",
+    "false_alarm_rate": "false alarms at one threshold",
 }
 
 
@@ -31,8 +32,8 @@ def render(pack: Mapping[str, Any]) -> str:
     """HTML of a pack. Whatever text the pack holds is escaped; only our own plots are put in as they are."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     numbers = {record["key"]: place for place, record in enumerate(pack["records"], start=1)}
-    environment.filters.update(number=number, interval=interval, paragraphs=paragraphs, when=when)
-    environment.globals.update(record=numbers.__getitem__, labels=LABELS)
+    environment.filters.update(number=number, percent=percent, interval=interval, paragraphs=paragraphs, when=when)
+    environment.globals.update(record=numbers.__getitem__, labels=LABELS, drift_rows=drift_rows)
     template = environment.from_string(shipped(TEMPLATE).read_text())
     plots = {name: Markup(svg) for name, svg in plots_of(pack).items()}  # noqa: S704 - matplotlib escapes its text
     return template.render(pack=pack, plots=plots, pack_sha256=pack_digest(pack))
@@ -54,6 +55,15 @@ def number(value: float | None, digits: int = 3) -> str:
     if abs(value) >= 1000 or float(value).is_integer():
         return f"{value:,.0f}"
     return f"{value:.{digits}f}" if abs(value) >= 10**-digits else f"{value:.2g}"
+
+
+def percent(share: float | None) -> str:
+    """A share in per cent, to two places.
+
+    >>> percent(0.00512), percent(None)
+    ('0.51', '–')
+    """
+    return "–" if share is None else f"{100 * share:.2f}"
 
 
 def interval(figure: Mapping[str, float | None]) -> str:

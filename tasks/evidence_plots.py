@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mintmark.drift import SOME, STRONG
 from mintmark.privacy.accountant import total_mu
 from mintmark.privacy.meaning import most_found
 
@@ -55,9 +56,17 @@ def plots_of(pack: Mapping[str, Any]) -> dict[str, str]:
     sizes = {"curves": (7.2, 2.9, 2), "banks": (7.2, 0.9 + 0.34 * len(performance["banks"]), 1)}
     if pack["privacy"]["epsilon"]["value"] is not None:
         drawn["attacker"] = lambda axes: _attacker(axes, pack["privacy"])
+    weeks = {one["campaign"]["value"]: one["weeks"] for one in pack["backtest"] if one["weeks"]}
+    if weeks:
+        drawn["backtest"] = lambda axes: _backtest(axes, weeks)
+    if pack["drift"]:
+        drawn["drift"] = lambda axes: _drift(axes, pack["drift"][-1])
     if performance["weeks"]:
         drawn["weeks"] = lambda axes: _weeks(axes, performance["weeks"])
     narrow = {"attacker": (3.5, 2.8, 1), "releases": (3.5, 2.8, 1), "weeks": (7.2, 2.5, 1), "suspicion": (7.2, 2.6, 1)}
+    narrow |= {"backtest": (7.2, 2.7, 1)}
+    if pack["drift"]:
+        narrow["drift"] = (7.2, 1.0 + 0.22 * len(drift_rows(pack["drift"][-1])), 1)
     return {name: _svg(name, draw, *(sizes | narrow)[name]) for name, draw in drawn.items()}
 
 
@@ -156,6 +165,46 @@ def _suspicion(axes: Any, rounds: list[Any], alarm: float) -> None:
     axes.set(xlabel="round", ylabel="suspicion", ylim=(0, max(alarm, highest) * 1.15))
     axes.set_xticks(range(len(rounds)))
     axes.legend(fontsize=7.5, ncols=8, loc="lower left", bbox_to_anchor=(0, 1))
+
+
+def _backtest(axes: Any, champions: Mapping[str, Performance]) -> None:
+    """Recall at fixed false alarms of every champion, by the weeks that it was judged on."""
+    names = sorted({week for weeks in champions.values() for week in weeks})
+    for number, (campaign, weeks) in enumerate(champions.items()):
+        colour, own = PALETTE[number % len(PALETTE)], sorted(weeks)
+        found = [weeks[week]["recall_at_false_positives"]["value"] for week in own]
+        low, value, high = (
+            np.array([np.nan if one[end] is None else one[end] for one in found]) for end in ("low", "value", "high")
+        )
+        places = [names.index(week) for week in own]
+        arms = np.maximum([value - low, high - value], 0.0)
+        axes.errorbar(places, value, yerr=arms, fmt="o-", color=colour, markersize=3.5, linewidth=1.2, label=campaign)
+    axes.set_xticks(range(len(names)), names)
+    axes.set(ylim=(0, 1), ylabel="recall at fixed false alarms", xlabel="week of the held-out payments")
+    axes.legend(fontsize=7.5, ncols=4)
+
+
+def drift_rows(drift: Performance) -> list[tuple[str, Mapping[str, Any]]]:
+    """What a drift tells, by name: scores, then features, the largest index first."""
+    scores = drift["scores"]["value"] if drift["scores"] else {}
+    features = [(name, found["value"]) for name, found in drift["features"].items()]
+    ranked = sorted(features, key=lambda row: -row[1]["value"])
+    return [(f"score of {name}", found) for name, found in scores.items()] + ranked
+
+
+def _drift(axes: Any, drift: Performance) -> None:
+    rows = drift_rows(drift)
+    places = np.arange(len(rows))
+    values = [found["value"] for _, found in rows]
+    colours = [AMBER if found["drift"] in ("some", "strong") else MINT for _, found in rows]
+    axes.barh(places, values, color=colours, height=0.62)
+    chance = [found["by_chance"] for _, found in rows]
+    axes.plot(chance, places, "|", color=INK, markersize=9, label="by noise and chance, 95 %")
+    for bound in (SOME, STRONG):
+        axes.axvline(bound, color=GREY, linewidth=1, linestyle=":")
+    axes.set_yticks(places, [name for name, _ in rows])
+    axes.set(xlabel="population stability index (dotted: .1 and .25)", ylim=(len(rows) - 0.5, -0.5))
+    axes.legend(fontsize=7.5, loc="lower right")
 
 
 def _releases(axes: Any, releases: list[Any]) -> None:

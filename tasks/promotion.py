@@ -24,6 +24,7 @@ from tasks.aggregation import read_reports
 from tasks.approvals import counted_approvals
 from tasks.coordinator import Coordinator
 from tasks.dispatch import read_plans
+from tasks.reference import compare_on_reference
 
 
 @dataclass(frozen=True)
@@ -156,15 +157,17 @@ def _case(
     """All that the gate judges by, read from the mailbox and verified."""
     challenger, _ = read_evaluation(coordinator, question.campaign)
     champion, champion_digest = read_evaluation(coordinator, current.campaign) if current else (None, None)
+    artifact = coordinator.model(question.campaign, question.model)
     return Case(
         question=question,
-        campaign=coordinator.model(question.campaign, question.model).campaign,
+        campaign=artifact.campaign,
         challenger=challenger,
         champion=champion,
         champion_evaluation=champion_digest,
         reports=tuple(read_reports(coordinator.store, question.campaign, coordinator.signer.public_key)),
         spent=spent(coordinator, question.campaign, question.model),
         approvals=approvals,
+        reference=compare_on_reference(coordinator, artifact, current),
     )
 
 

@@ -19,17 +19,18 @@ from mintmark import mailbox
 from mintmark.campaign import replay
 from mintmark.canonical import digest
 from mintmark.evaluation import curves
-from mintmark.evaluation_record import EVALUATION_TYPE, MAX_EVALUATION_BYTES, EvaluationRecord, Figures
+from mintmark.evaluation_record import EVALUATION_TYPE, MAX_EVALUATION_BYTES, EvaluationRecord, Figure, Figures
 from mintmark.messages import ModelArtifact
 from mintmark.models.linear import LinearState, coefficients_csv
 from mintmark.models.score_histogram import read_histograms
 from mintmark.plan import Campaign
 from tasks.coordinator import Coordinator
-from tasks.evaluation import score_query
-from tasks.plots import curves_figure, parts_figure, spoken
+from tasks.evaluation import bank_histograms, score_query
+from tasks.plots import bank_curves_figure, curves_figure, parts_figure, spoken
 from tasks.records import RoundRecord, lineage, privacy_statement, read_rounds, signed_json
 from tasks.suspicion import suspicion_figure
 
+MOST_BANK_CURVES = 12  # of the largest banks; every bank's figures are in the record
 CAMPAIGN_TAG, DIGEST_TAG, ROUND_TAG = "mintmark.campaign", "mintmark.model_digest", "mintmark.round"
 _COMPLETE_TAG = "mintmark.complete"
 _PARENT_TAG, _NOTE_TAG = "mlflow.parentRunId", "mlflow.note.content"
@@ -172,6 +173,10 @@ def _campaign_metrics(record: EvaluationRecord, rounds: Sequence[RoundRecord]) -
     end = _milliseconds(rounds[-1].manifest.closed_at)
     parts = {"evaluation": record.pooled, **{f"evaluation of {bank}": own for bank, own in record.banks.items()}}
     found = [(name, value, 0, end) for part, own in parts.items() for name, value in _figures(part, own)]
+    if record.reference is not None:
+        for metric in ("auprc", "auroc", "recall_at_false_positives"):
+            ends = _ends("reference set", metric, getattr(record.reference, metric))
+            found += [(name, value, 0, end) for name, value in ends]
     for step, own in enumerate(record.weeks.values()):
         found += [(name, value, step, end) for name, value in _figures("evaluation by week", own)]
     for number, each in enumerate(rounds):
@@ -182,11 +187,14 @@ def _campaign_metrics(record: EvaluationRecord, rounds: Sequence[RoundRecord]) -
 
 def _figures(part: str, figures: Figures) -> Iterator[tuple[str, float]]:
     for name in Figures.model_fields:
-        figure = getattr(figures, name)
-        if figure.value is not None:
-            yield f"{part}/{name}", round(figure.value, 4)  # the signed record has all digits
-            yield f"{part}/{name}.low", round(figure.low, 4)
-            yield f"{part}/{name}.high", round(figure.high, 4)
+        yield from _ends(part, name, getattr(figures, name))
+
+
+def _ends(part: str, name: str, figure: Figure) -> Iterator[tuple[str, float]]:
+    """The figure and its interval, unless it is not defined; the signed record has all digits."""
+    for end, value in (("", figure.value), (".low", figure.low), (".high", figure.high)):
+        if value is not None:
+            yield f"{part}/{name}{end}", round(value, 4)
 
 
 def _terms(campaign: Campaign, rounds: Sequence[RoundRecord]) -> dict[str, object]:
@@ -249,6 +257,9 @@ def _pictures(
     pooled = read_histograms(query, settled.values, settled.noise)["all"]["all"]
     generator = np.random.Generator(np.random.Philox(key=int(record.model_digest[:32], 16)))
     yield "curves", curves_figure(record, curves(pooled, generator))
+    own = sorted(bank_histograms(coordinator, artifact).items(), key=lambda item: -float(item[1].counts.sum()))
+    drawn = {bank: curves(histogram, generator, draws=100) for bank, histogram in own[:MOST_BANK_CURVES]}
+    yield "curves-by-bank", bank_curves_figure(record, drawn)
     for name, parts in (("banks", record.banks), ("groups", record.groups), ("weeks", record.weeks)):
         if parts:
             yield name, parts_figure(record, parts, {"banks": "bank", "groups": "group", "weeks": "week"}[name])

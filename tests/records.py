@@ -22,7 +22,13 @@ def figure(value: float, half: float = 0.02) -> Figure:
 
 
 def figures(
-    auprc: float = 0.5, *, half: float = 0.02, recall: float = 0.6, calibration: float = 0.005, frauds: float = 400.0
+    auprc: float = 0.5,
+    *,
+    half: float = 0.02,
+    recall: float = 0.6,
+    calibration: float = 0.005,
+    frauds: float = 400.0,
+    alarms: float = 0.005,
 ) -> Figures:
     return Figures(
         rows=figure(frauds * 100, 50),
@@ -33,6 +39,7 @@ def figures(
         recall_at_alerts=figure(recall, half),
         calibration_error=figure(calibration, 0.001),
         value_detected=figure(recall, half),
+        false_alarm_rate=figure(alarms, 0.001),
     )
 
 
@@ -54,10 +61,13 @@ def evaluation(
         manifest_digest="d" * 64,
         score_counts=(counts, tuple(value / 60 for value in reversed(counts))),
         noise=3.0,
+        threshold=0.4,
         pooled=pooled or figures(auprc),
         banks=banks or {f"bank-{number}": figures(auprc, half=0.05) for number in range(3)},
         groups=groups or {},
         weeks={week: figures(auprc, half=0.06) for week in weeks},
+        feature_counts={"amount": (5.0, 4000.0, 2000.0, 1000.0)},
+        feature_noise=40.0,
     )
 
 

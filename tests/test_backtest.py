@@ -74,6 +74,7 @@ def evaluation(campaign: str, model_digest: str, seed: int) -> EvaluationRecord:
         recall_at_alerts=none,
         calibration_error=half,
         value_detected=none,
+        false_alarm_rate=none,
     )
     honest, frauds = rng.poisson(100 * np.exp(-np.arange(32) / 5.0)), rng.poisson(10, 32)
     return EvaluationRecord(
@@ -83,10 +84,13 @@ def evaluation(campaign: str, model_digest: str, seed: int) -> EvaluationRecord:
         manifest_digest="c" * 64,
         score_counts=(tuple(honest.astype(float).tolist()), tuple(frauds.astype(float).tolist())),
         noise=0.0,
+        threshold=None,
         pooled=figures,
         banks={},
         groups={},
         weeks={"2021-w14": figures, "2021-w15": figures},
+        feature_counts={"amount": (10.0, 400.0 * seed, 300.0)},
+        feature_noise=5.0,
     )
 
 
@@ -217,8 +221,10 @@ def test_the_coordinator_tells_drift_between_campaigns(coordinator: Consortium, 
     shown = RUNNER.invoke(coordinator_line, ["drift", "cards", "cards-2", "--home", "x", "--json", str(tmp_path / "d")])
     assert shown.exit_code == 0, shown.output
     found = json.loads((tmp_path / "d").read_text())["drift"]
-    assert list(found) == ["all rows", "honest rows", "frauds"]
-    assert {own["drift"] for own in found.values()} == {"none"}
+    assert list(found["scores"]) == ["all rows", "honest rows", "frauds"]
+    assert {own["drift"] for own in found["scores"].values()} == {"none"}
+    assert list(found["features"]) == ["amount"]
+    assert found["features"]["amount"]["drift"] != "none"  # 56 % of the rows, then 72 %
 
 
 def test_only_signed_records_of_the_champions_count(coordinator: Consortium, monkeypatch: pytest.MonkeyPatch) -> None:

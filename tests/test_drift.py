@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from mintmark.drift import drift_of, score_drift, stability_index
+from mintmark.drift import drift_of, feature_drift, released_features, score_drift, stability_index
 from mintmark.errors import DataError
+from mintmark.models.bins import NumberBins, public_bins
 from mintmark.models.score_histogram import ScoreHistogram, relative_weights
+from mintmark.plan import AggregationTerms, Campaign, PrivacyTerms, PrivacyUnit
+from mintmark.simulation import simulate_rounds
+from mintmark.synthetic import simulate
+from mintmark.table import build_table
 
 SHARES = np.stack([np.exp(-np.linspace(0, 9, 32)), np.exp(-np.linspace(3, 0, 32))])
 ROWS = np.array([[90_000.0], [900.0]])
@@ -62,6 +69,59 @@ def test_frauds_that_score_lower_are_noticed(noise: float) -> None:
     assert drifts["frauds"].index.low is not None
     assert drifts["frauds"].index.low > drifts["frauds"].by_chance
     assert drifts["honest rows"].reading == "none"
+
+
+@pytest.mark.parametrize("noise", [0.0, 60.0])
+def test_noised_features_are_told_from_drift(noise: float) -> None:
+    """Released counts of one population, of two sizes, show none in most of forty pairs; a shifted one always does."""
+    rng, shares = np.random.default_rng(7), np.exp(-np.linspace(0, 4, 24))
+    shares /= shares.sum()
+
+    def counted(rows: int, own: np.ndarray) -> np.ndarray:
+        return rng.poisson(rows * own) + noise * rng.standard_normal(len(own))
+
+    moved = 0.8 * shares + 0.2 * shares[::-1]
+    quiet = strong = 0
+    for _ in range(40):
+        before = counted(8_000, shares)
+        quiet += feature_drift(before, counted(30_000, shares), (noise, noise), rng).reading == "none"
+        strong += feature_drift(before, counted(30_000, moved), (noise, noise), rng).reading in ("some", "strong")
+    assert quiet >= 33
+    assert strong == 40
+
+
+def test_without_noise_the_index_of_a_feature_is_its_formula() -> None:
+    """With many rows half a row more or less is nothing: the plain sum over shares."""
+    before, after = np.array([50_000.0, 30_000, 20_000]), np.array([40_000.0, 40_000, 20_000])
+    p, q = before / before.sum(), after / after.sum()
+    found = feature_drift(before, after, (0.0, 0.0), np.random.default_rng(1))
+    assert found.index.value == pytest.approx(float(((q - p) * np.log(q / p)).sum()), rel=1e-3)
+    with pytest.raises(DataError, match="got 3 and 2"):
+        feature_drift(before, after[:2], (0.0, 0.0), np.random.default_rng(1))
+
+
+@pytest.mark.parametrize("learner", ["guided_boosting", "logistic_regression"])
+def test_round_0_has_counted_the_features(learner: str) -> None:
+    """Without noise: just how many training rows lie between a feature's public edges, by a plain loop over the rows."""
+    schema, columns = simulate(seed=3, banks=2, rows=6_000)
+    tables = {bank: build_table(schema, own).train() for bank, own in columns.items()}
+    campaign = Campaign(
+        name="counts", seed=1, learner=learner, schema_digest=schema.digest(), rounds=3,
+        privacy=PrivacyTerms(epsilon=None, delta=1e-6, unit=PrivacyUnit.TRANSACTION),
+        aggregation=AggregationTerms(rule="weighted_mean", banks=2), cohort=tuple(sorted(tables)), quorum=2,
+    )  # fmt: skip
+    first = next(iter(simulate_rounds(campaign, tables)))
+    counts, noise = released_features(first.artifact, schema)
+    assert noise == 0
+    assert set(counts) == set(schema.names)
+    values = np.concatenate([table.features[:, 0] for table in tables.values()])
+    own = public_bins(schema, len(counts[schema.names[0]]) - 1)[0]
+    assert isinstance(own, NumberBins)
+    edges = [-np.inf, *own.edges, np.inf]
+    loop = [np.isnan(values).sum(), *(((low < values) & (values <= high)).sum() for low, high in pairwise(edges))]
+    np.testing.assert_allclose(counts[schema.names[0]], loop, rtol=1e-4, atol=0.05)
+    for name in schema.names:
+        assert sum(counts[name]) == pytest.approx(len(values), rel=1e-4)
 
 
 def test_other_grids_are_refused() -> None:

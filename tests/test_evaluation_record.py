@@ -19,6 +19,7 @@ FIGURES = Figures(
     recall_at_alerts=NONE,
     calibration_error=HALF,
     value_detected=NONE,
+    false_alarm_rate=HALF,
 )
 RECORD = EvaluationRecord(
     campaign="cards",
@@ -27,10 +28,13 @@ RECORD = EvaluationRecord(
     manifest_digest="c" * 64,
     score_counts=((1.0, -0.5), (0.25, 2.0)),
     noise=1.5,
+    threshold=0.4,
     pooled=FIGURES,
     banks={"bank-a": FIGURES},
     groups={"gender=F": FIGURES},
     weeks={"2021-w14": FIGURES},
+    feature_counts={"amount": (0.5, 10.0)},
+    feature_noise=2.0,
 )
 
 

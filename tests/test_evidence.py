@@ -11,10 +11,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer.testing
 from consortium import Consortium
-from records import LIMITS, NOW, People, evaluation, figures
+from records import LIMITS, NOW, People, evaluation, figure, figures
 
 from flows import promotion_cli
 from flows.cli import app
@@ -24,6 +25,7 @@ from mintmark.aggregation.screening import Rejection, RejectionReason
 from mintmark.approval import Action, Verdict
 from mintmark.canonical import canonical_json
 from mintmark.errors import DataError, ProtocolError
+from mintmark.evaluation_record import ReferenceFigures
 from mintmark.evidence import derived, open_source, pick
 from mintmark.mailbox import MemoryStore
 from mintmark.settings import read_toml
@@ -37,27 +39,47 @@ from tasks.shipped import shipped
 HOSTILE = """</td></svg><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7*7 }} $x_1$ '"><b>&amp;"""
 CARD = read_toml(shipped("model_card.toml"), ModelCard)
 PEOPLE = People()
+AMOUNTS = (5.0, 2000.0, 2000.0, 3000.0)
 
 
 @pytest.fixture(scope="module")
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Coordinator:
-    """One campaign, evaluated, approved by two and promoted; a rejection, a week, a group and a reason are hostile text."""
+    """A campaign, evaluated, approved by two and promoted in place of an older champion; a rejection, a week, a group and a
+    reason are hostile text."""
     consortium = Consortium(tmp_path_factory.mktemp("banks"), sizes=(600, 400, 300))
+    older = consortium.run(consortium.campaign(name="older", learner="logistic_regression", seed=3), 4, "older")
+    record = evaluation("older", older, weeks=("2026-w05",)).model_copy(update={"feature_counts": {"amount": AMOUNTS}})
+    consortium.store.put_once(mailbox.evaluation_key("older"), record.signed(consortium.coordinator.signer))
+    promoted(consortium.coordinator, "older", "looked at it")
     model = consortium.run(consortium.campaign(learner="logistic_regression"), 4)
     made, signer = consortium.coordinator, consortium.coordinator.signer
     groups = {f"age={HOSTILE}": figures(recall=0.58), "age=old/new~": figures(recall=0.6)}
     record = evaluation("cards", model, groups=groups, weeks=("2026-w09", HOSTILE))
+    reference = ReferenceFigures(
+        file="7" * 64,
+        rows=12_345,
+        positives=99,
+        auprc=figure(0.41),
+        auroc=figure(0.9),
+        recall_at_false_positives=figure(0.5),
+    )
+    record = record.model_copy(update={"reference": reference})
     objects = consortium.store._objects
     objects[mailbox.evaluation_key("cards")] = record.signed(signer)
     key = mailbox.report_key("cards", 1, 0)
     rejection = Rejection(bank=HOSTILE, reason=RejectionReason.WRONG_ROUND, detail=HOSTILE)
     report = AggregationReport.read(objects[key], signer.public_key)
     objects[key] = report.model_copy(update={"rejected": (rejection,)}).signed(signer)
-    for name in ("ada", "ben"):
-        asked = question_on(made, "cards", Action.PROMOTE)
-        say(made.store, PEOPLE.list, PEOPLE.keys[name], asked, Verdict.APPROVE, HOSTILE, NOW, tuple(consortium.banks))
-    assert promote(made, "cards", LIMITS, PEOPLE.list, NOW).champion is not None
+    promoted(made, "cards", HOSTILE, tuple(consortium.banks))
     return made
+
+
+def promoted(coordinator: Coordinator, campaign: str, reason: str, resolved: tuple[str, ...] = ()) -> None:
+    """Two people approve, and the campaign's model becomes champion."""
+    for name in ("ada", "ben"):
+        asked = question_on(coordinator, campaign, Action.PROMOTE)
+        say(coordinator.store, PEOPLE.list, PEOPLE.keys[name], asked, Verdict.APPROVE, reason, NOW, resolved)
+    assert promote(coordinator, campaign, LIMITS, PEOPLE.list, NOW).champion is not None
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +104,31 @@ def test_every_figure_is_what_its_record_says(coordinator: Coordinator, pack: di
     assert (found["key"], found["pointer"]) == ("public/campaigns/cards/evaluation", "/pooled/auprc")
     assert found["sha256"] == source.sha256
     assert found["value"] == {"value": 0.5, "low": 0.48, "high": 0.52}
+
+
+def test_drift_and_backtest_come_from_signed_records(pack: dict[str, Any], html: str) -> None:
+    """Both champions' figures with their places; the drift since the older one, by hand for a feature, and on the page."""
+    assert [(one["number"]["value"], one["campaign"]["value"]) for one in pack["backtest"]] == [
+        (1, "older"),
+        (2, "cards"),
+    ]
+    found = pack["backtest"][0]["weeks"]["2026-w05"]["auprc"]
+    assert (found["key"], found["pointer"]) == ("public/campaigns/older/evaluation", "/weeks/2026-w05/auprc")
+    (drift,) = pack["drift"]
+    assert drift["number"]["value"] == 1
+    assert drift["scores"]["value"]["all rows"]["value"] == pytest.approx(0, abs=1e-9)
+    amount = drift["features"]["amount"]
+    before, after = np.array(AMOUNTS), np.array([5.0, 4000.0, 2000.0, 1000.0])
+    p, q = ((counts / counts.sum() + 40 / 7005) / (1 + 4 * 40 / 7005) for counts in (before, after))
+    assert amount["value"]["value"] == pytest.approx(((q - p) * np.log(q / p)).sum())
+    assert amount["value"]["drift"] == "strong"
+    assert [one["pointer"] for one in amount["inputs"]] == ["/feature_counts/amount", "/feature_noise"] * 2
+    assert {one["key"].split("/")[2] for one in amount["inputs"]} == {"older", "cards"}
+    assert pack["performance"]["reference"]["auprc"]["pointer"] == "/reference/auprc"
+    words = " ".join(Page(html).words.split())
+    assert "reference set, 12,345" in words
+    assert "since champion 1, older" in words
+    assert "champion 2, cards" in words
 
 
 def _set(path: str, value: object) -> Callable[[dict[str, Any]], None]:
@@ -114,6 +161,15 @@ def _swap(pack: dict[str, Any]) -> None:
         _set("decisions/0/checks/0/value/passed", False),
         _set("decisions", []),
         _set("rounds/1/rejected", []),
+        _set("drift", []),
+        _set("drift/0/features/amount/value/value", 0.01),
+        _set("drift/0/features/amount/value/drift", "none"),
+        _set("drift/0/scores/formula", "feature_drift"),
+        _set("drift/0/features/amount/inputs/0/value", [5.0, 4000.0, 2000.0, 1000.0]),
+        _set("drift/0/features/amount/inputs/0/value", [1.0] * 10**5),
+        _set("drift/0/scores/inputs/0/value", [[1.0], [1.0]]),
+        _set("backtest/0/pooled/auprc/value/value", 0.1),
+        _set("backtest", []),
         _set("campaign", "other"),
         _swap,
     ],
@@ -190,9 +246,14 @@ def test_page_is_a_function_of_the_pack(html: str, pack: dict[str, Any]) -> None
     bare = copy.deepcopy(pack)
     bare["performance"] |= {"weeks": {}, "groups": {}}
     bare["windows"]["held_out_weeks"] = []
-    bare |= {"decisions": [], "champions": []}
+    bare |= {"decisions": [], "champions": [], "drift": [], "backtest": []}
     words = Page(render(bare)).words
-    for sentence in ("The schema declares no groups", "no window was agreed on", "Nobody has decided"):
+    for sentence in (
+        "The schema declares no groups",
+        "no window was agreed on",
+        "Nobody has decided",
+        "no earlier champion",
+    ):
         assert sentence in words
 
 

@@ -10,7 +10,7 @@ from consortium import SCHEMA, payments
 from scipy.stats import binom
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from mintmark.evaluation import Thresholds, curves, denoise, figures
+from mintmark.evaluation import Thresholds, curves, denoise, figures, operating_place, threshold_of
 from mintmark.evaluation_record import Figures
 from mintmark.models.rows import code_table
 from mintmark.models.score_histogram import (
@@ -135,6 +135,35 @@ def test_figures_of_money_and_alerts() -> None:
     assert none.auprc.value is none.value_detected.value is none.recall_at_alerts.value is None
 
 
+@pytest.mark.parametrize("epsilon", [None, 4.0])
+def test_false_alarms_of_groups_are_counted_at_one_threshold(epsilon: float | None) -> None:
+    """A group's false alarms are those that counting its own rows above the common threshold gives, to what the order of
+    rows within the threshold's cell can change; that threshold flags .5 % of all honest rows."""
+    table, probability = held_out(40_000, seed=3)
+    campaign = terms(epsilon)
+    found, edges = counted(campaign, table, probability), score_edges(ScoreQuery(ALL, campaign).score_cells)
+    place = operating_place(found["all"]["all"])
+    threshold, honest, hour = threshold_of(place, len(edges) + 1), table.labels == 0, table.features[:, 1]
+    at = Thresholds(place=place)
+    rates = {}
+    for word, mask in {
+        "up to 6": hour <= 6,
+        "over 6 up to 18": (hour > 6) & (hour <= 18),
+        "over 18": hour > 18,
+    }.items():
+        rates[word] = figures(found["hour"][word], at, rng(1), draws=2).false_alarm_rate.value
+        scores = probability[mask & honest]
+        cell = np.searchsorted(edges, threshold)
+        fewest = (scores > edges[cell]).mean() if cell < len(edges) else 0.0
+        assert fewest - 1e-3 <= rates[word] <= (scores > edges[cell - 1]).mean() + 1e-3
+        assert rates[word] == pytest.approx((scores > threshold).mean(), abs=0.004)
+    assert rates["up to 6"] > 3 * rates["over 18"]  # the model raises its alarms at night
+    pooled = figures(found["all"]["all"], at, rng(1), draws=2).false_alarm_rate.value
+    assert pooled == pytest.approx(0.005, rel=1e-6)
+    assert (probability[honest] > threshold).mean() == pytest.approx(0.005, abs=0.001)
+    assert operating_place(ScoreHistogram(np.zeros((2, 24)), np.zeros((2, 24)))) is None
+
+
 def test_a_calibrated_model_has_no_calibration_error_and_an_overconfident_one_has() -> None:
     """Frauds as often as the model says: about 0. Half as often: half the mean probability."""
     middle = 1 / (1 + np.exp(-(np.linspace(-10, 4, 127)[:, None] + np.array([[-1.0], [1.0]]).T * 0).mean(axis=1)))
@@ -146,7 +175,7 @@ def test_a_calibrated_model_has_no_calibration_error_and_an_overconfident_one_ha
         assert error.value == pytest.approx((1 - share) * probability.mean(), abs=0.02)
 
 
-NAMES = ("positives", "auprc", "auroc", "recall_at_false_positives")
+NAMES = ("positives", "auprc", "auroc", "recall_at_false_positives", "false_alarm_rate")
 
 
 @pytest.mark.parametrize(("frauds", "noise"), [(700, 5.0), (7_000, 20.0)])
@@ -160,11 +189,13 @@ def test_with_noise_the_interval_holds_the_truth_95_times_of_a_hundred(frauds: i
     truth *= frauds / truth[1].sum()
     query = ScoreQuery(ALL, terms(4.0))
     deviations = noise / query.weights * query.weights[1, 0]
-    exact, generator = figures(ScoreHistogram(truth, np.zeros((2, 24))), Thresholds(), rng(1), draws=2), rng(5)
+    whole, generator = ScoreHistogram(truth, np.zeros((2, 24))), rng(5)
+    at = Thresholds(place=operating_place(whole))
+    exact = figures(whole, at, rng(1), draws=2)
     held = dict.fromkeys(NAMES, 0)
     for _ in range(120):
         counts = generator.poisson(truth) + deviations * generator.standard_normal(truth.shape)
-        found = figures(ScoreHistogram(counts, deviations), Thresholds(), generator, draws=150)
+        found = figures(ScoreHistogram(counts, deviations), at, generator, draws=150)
         for name in NAMES:
             held[name] += _inside(exact, found, name)
     assert min(held.values()) >= binom.ppf(1e-4, 120, 0.95), held

@@ -194,6 +194,28 @@ def test_groups_are_compared_within_a_feature() -> None:
     assert "age=young" in _check(groups).got
 
 
+# The threshold is .005, and both arms are .001: the gap's high end is the gap + .001 sqrt(2).
+@pytest.mark.parametrize(("alarms", "passes"), [(0.0085, True), (0.0087, False), (0.0015, True), (0.0013, False)])
+def test_no_group_is_bothered_more_than_another(alarms: float, passes: bool) -> None:
+    """False alarms at the one threshold: the gap between two groups of a feature counts at its far end, either way."""
+    groups = {"age=young": figures(alarms=alarms), "age=old": figures(alarms=0.005), "sex=f": figures(alarms=0.5)}
+    check = _check(groups, "false alarms of customer groups")
+    assert check.passed is passes
+    assert check.high == pytest.approx(abs(alarms - 0.005) + 0.001 * 2**0.5)
+
+
+def test_small_groups_are_named_and_what_is_not_defined_refuses() -> None:
+    """Too few rows: not judged, and said so. Enough rows without a rate: fail closed."""
+    groups = {"age=young": figures(alarms=0.2, frauds=15), "age=old": figures()}
+    check = _check(groups, "false alarms of customer groups")
+    assert check.passed
+    assert "too few rows to judge: age=young" in check.got
+    groups["age=young"] = figures().model_copy(update={"false_alarm_rate": NOBODY})
+    check = _check(groups, "false alarms of customer groups")
+    assert not check.passed
+    assert "not defined: age=young" in check.got
+
+
 def test_groups_that_were_judged_once_are_judged_again() -> None:
     """A challenger whose evaluation leaves out a group that the champion's told of is refused."""
     champion = evaluation("older", "b" * 64, auprc=0.48, groups={"age=old": figures(), "age=young": figures()})
@@ -201,9 +223,9 @@ def test_groups_that_were_judged_once_are_judged_again() -> None:
     assert not failed(champion=champion, challenger=evaluation(groups=champion.groups))
 
 
-def _check(groups: dict[str, object]) -> Check:
+def _check(groups: dict[str, object], name: str = "recall of customer groups") -> Check:
     decision = asked(dataclasses.replace(GOOD, challenger=evaluation(groups=groups)))  # type: ignore[arg-type]
-    return next(check for check in decision.checks if check.name == "recall of customer groups")
+    return next(check for check in decision.checks if check.name == name)
 
 
 def test_an_alarm_is_resolved_by_as_many_people_as_approve() -> None:

@@ -85,6 +85,7 @@ def test_registered_once_whole_and_loaded_only_as_signed(consortium: Consortium,
     children = client.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{registered.run_id}'")
     assert len(children) == 4
     assert {entry.path for entry in client.list_artifacts(registered.run_id)} >= {
+        "curves-by-bank.png",
         "curves.png",
         "lineage.json",
         "signed",

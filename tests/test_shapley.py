@@ -42,6 +42,28 @@ def test_values_are_lightgbms(rows: np.ndarray, parameters: dict[str, object]) -
     assert ours.sum(axis=1) == pytest.approx(np.asarray(trained.predict(rows, raw_score=True)), abs=1e-12)
 
 
+def test_paths_of_many_features_are_lightgbms() -> None:
+    """Trees whose paths hold more different features than four points integrate, beside trees of few, in one forest."""
+    rng = np.random.default_rng(5)
+    rows = rng.normal(size=(3000, 14))
+    rows[rng.random(rows.shape) < 0.05] = np.nan
+    labels = (np.nan_to_num(rows).sum(axis=1) + rng.normal(size=3000) > 1).astype(int)
+    fixed = {
+        "objective": "binary",
+        "verbose": -1,
+        "num_threads": 1,
+        "learning_rate": 0.3,
+        "feature_fraction_bynode": 0.4,
+    }
+    data = lightgbm.Dataset(rows, labels)
+    trained = lightgbm.train(fixed | {"num_leaves": 255, "min_data_in_leaf": 1, "max_depth": 20}, data, 6)
+    forest = read_forest([trained.model_to_string()])
+    assert forest.long.any()
+    assert forest.contributions(rows[:200]) == pytest.approx(
+        np.asarray(trained.predict(rows[:200], pred_contrib=True)), abs=1e-10
+    )
+
+
 def test_several_texts_are_their_mean(rows: np.ndarray) -> None:
     """A forest of two models adds half of what each does."""
     first, second = booster(rows), booster(rows, num_leaves=4)
@@ -94,6 +116,22 @@ def test_long_paths_follow_the_definition() -> None:
     ours = read_forest([text]).contributions(row[None])[0]
     assert ours[:5] == pytest.approx(brute, abs=1e-13)
     assert ours[5] == pytest.approx(expected(frozenset()), abs=1e-13)
+
+
+def test_a_split_below_its_own_child_is_refused() -> None:
+    """Parents come first: a text in which they do not is not walked."""
+    tree = Tree(
+        np.array([0, 1]),
+        np.array([0.5, 0.5]),
+        np.array([True, True]),
+        np.array([1, -1]),
+        np.array([-3, -2]),
+        np.arange(3.0),
+    )
+    text = write([tree], names=NAMES, base_score=0.0)
+    assert "left_child=1 -1" in text
+    with pytest.raises(ValueError, match="parents before children"):
+        read_forest([text.replace("left_child=1 -1", "left_child=1 0")])
 
 
 @pytest.mark.parametrize("text", ["", "tree\nnum_class=3\nmax_feature_idx=1\n\n", "max_feature_idx=1\n\n"])

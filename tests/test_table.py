@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bank_node import table as bank_table
 from bank_node.table import load_table
+from mintmark import parquet
 from mintmark.errors import DataError
 from mintmark.schema import Feature, FeatureKind, FeatureSchema
 from mintmark.table import build_table
@@ -203,6 +203,6 @@ def test_a_file_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.Monkey
     pq.write_table(pa.table({name: pa.array(column.tolist()) for name, column in columns().items()}), path)
 
     for limit, sentence in (("MAX_ROWS", "at most 5 rows, got 6"), ("MAX_TABLE_BYTES", "at most 5 bytes")):
-        monkeypatch.setattr(bank_table, limit, 5)
+        monkeypatch.setattr(parquet, limit, 5)
         with pytest.raises(DataError, match=sentence):
             load_table(path, SCHEMA)

@@ -23,12 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bank_node.personal.scorer import Scores
-from bank_node.table import numpy_column
 from mintmark.errors import DataError
+from mintmark.parquet import numpy_column
 from mintmark.schema import Feature, FeatureKind, FeatureSchema
 from mintmark.table import bounded_values
 
 BATCH_ROWS = 50_000
+_TURNED_ROWS = 2_048
 _READ_BYTES = 2**20  # at a time of each column: else a file of one row group is held whole
 
 Floats = npt.NDArray[np.float64]
@@ -112,16 +113,20 @@ def _is_word(found: pa.DataType) -> bool:
 
 def batch_features(batch: pa.RecordBatch, schema: FeatureSchema, outside: dict[str, int]) -> Floats:
     """The batch's features [n, F] in the agreed form; adds to the counts of values outside."""
-    features: Floats = np.empty((batch.num_rows, len(schema.features)))
-    for column, feature in enumerate(schema.features):
+    columns = []
+    for feature in schema.features:
         values = batch.column(feature.name)
         if pa.types.is_null(values.type):
             values = values.cast(pa.float64())
         if feature.kind is FeatureKind.CATEGORY:
-            features[:, column], beyond = _coded(feature, values)
+            column, beyond = _coded(feature, values)
         else:
-            features[:, column], beyond = bounded_values(feature, numpy_column(pa.chunked_array([values])))
+            column, beyond = bounded_values(feature, numpy_column(pa.chunked_array([values])))
+        columns.append(column)
         outside[feature.name] += beyond
+    features: Floats = np.empty((batch.num_rows, len(columns)))
+    for start in range(0, batch.num_rows, _TURNED_ROWS):  # so few that they stay in the cache while they are turned
+        features[start : start + _TURNED_ROWS] = np.array([one[start : start + _TURNED_ROWS] for one in columns]).T
     return features
 
 

@@ -63,6 +63,17 @@ def base_rate(sums: Floats, noise: float) -> BaseRate:
     return BaseRate(rate, positives, moved, noise * math.hypot(1, (rate - FIRST_RATE) / (first * HESSIAN)))
 
 
+def row_counts(sums: Floats, noise: float) -> tuple[Floats, float]:
+    """From round 0's released sums [F, W, 2] of g and C h, and their noise, to rows in each bin [F, W] and their noise.
+
+    >>> counts, noise = row_counts(np.array([[[0.0, 0.0], [-5.0, 100 * 0.0475 * HESSIAN]]]), 0.03325)
+    >>> counts.round(9).tolist(), round(noise, 9)
+    ([[0.0, 100.0]], 1.0)
+    """
+    of_a_row = HESSIAN * FIRST_RATE * (1 - FIRST_RATE)
+    return sums[..., 1] / of_a_row, noise / of_a_row
+
+
 def category_order(bins: Sequence[Bins], values: Floats) -> Ints:
     """The places of bins in the order that trees are to cut, [F, W]: by value for categories, as they are for numbers.
 

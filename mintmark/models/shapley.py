@@ -22,26 +22,33 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mintmark.models.shapley_kernel import LEFT_WHEN_MISSING, MOST_POINTS, WORDS, ZERO_WHEN_MISSING, add_contributions
+from mintmark.models.shapley_kernel import (
+    FEW_POINTS,
+    LEFT_WHEN_MISSING,
+    MOST_POINTS,
+    WORDS,
+    ZERO_WHEN_MISSING,
+    add_contributions,
+)
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
 
-_POINTS, _WEIGHTS = np.zeros((MOST_POINTS + 1, MOST_POINTS)), np.zeros((MOST_POINTS + 1, MOST_POINTS))
-for _count in range(1, MOST_POINTS + 1):  # of Gauss and Legendre, on [0, 1]
+_POINTS, _WEIGHTS = np.zeros((2, MOST_POINTS)), np.zeros((2, MOST_POINTS))
+for _place, _count in enumerate((FEW_POINTS, MOST_POINTS)):  # of Gauss and Legendre, on [0, 1]
     _found, _weight = np.polynomial.legendre.leggauss(_count)
-    _POINTS[_count, :_count], _WEIGHTS[_count, :_count] = (_found + 1) / 2, _weight / 2
+    _POINTS[_place, :_count], _WEIGHTS[_place, :_count] = (_found + 1) / 2, _weight / 2
 
 
 @dataclass(frozen=True, eq=False)
 class Forest:
-    """Trees of F features as arrays over their nodes (see `add_contributions`), and the mean score `base` over covers."""
+    """Trees of F features as arrays over their splits (see `add_contributions`), and the mean score `base` over covers."""
 
     features: int
     base: float
     starts: Ints
-    orders: Ints
-    parent: Ints
+    long: npt.NDArray[np.uint8]
+    branches: Ints
     above: Ints
     split: Ints
     threshold: Floats
@@ -55,7 +62,7 @@ class Forest:
         """What each feature adds to the raw scores of `features` [n, F]: [n, F + 1], the last column the base."""
         total = np.zeros((len(features), self.features + 1))
         add_contributions(
-            np.ascontiguousarray(features, dtype=np.float64), self.starts, self.orders, self.parent, self.above, self.split,
+            np.ascontiguousarray(features, dtype=np.float64), self.starts, self.long, self.branches, self.above, self.split,
             self.threshold, self.kind, self.words_at, self.words, self.share, self.value, _POINTS, _WEIGHTS, total,
         )  # fmt: skip
         total[:, -1] = self.base
@@ -64,8 +71,8 @@ class Forest:
 
 def read_forest(texts: Sequence[str]) -> Forest:
     """The mean of the models of LightGBM `texts` over the same features. Raises `ValueError` for what is no such text."""
-    nodes: list[_Node] = []
-    starts, orders, base, features = [0], [], 0.0, 0
+    splits: list[_Split] = []
+    starts, long, base, features = [0], [], 0.0, 0
     for text in texts:
         header, *trees = [_fields(block) for block in text.partition("\nend of trees")[0].split("\n\n")]
         if header.get("num_class") != "1" or "max_feature_idx" not in header:
@@ -73,11 +80,11 @@ def read_forest(texts: Sequence[str]) -> Forest:
         features = int(header["max_feature_idx"]) + 1
         for tree in trees:
             if "leaf_value" in tree:
-                base += _append(nodes, tree, 1 / len(texts))
-                longest = max(node.distinct for node in nodes[starts[-1] :])
-                orders.append(min(max(1, (longest + 1) // 2), MOST_POINTS))
-                starts.append(len(nodes))
-    words = {node.words: 0 for node in nodes}
+                mean, distinct = _append(splits, tree, 1 / len(texts))
+                base += mean
+                long.append(distinct > 2 * FEW_POINTS)  # n points are exact for 2 n different features
+                starts.append(len(splits))
+    words = {split.words: 0 for split in splits} or {(): 0}
     table = np.zeros((len(words), max(map(_length, words))), np.uint8)
     for place, codes in enumerate(words):
         words[codes] = place
@@ -86,69 +93,78 @@ def read_forest(texts: Sequence[str]) -> Forest:
         features,
         base,
         np.array(starts, np.int32),
-        np.array(orders, np.int32),
-        np.array([node.parent for node in nodes], np.int32),
-        np.array([node.above for node in nodes], np.int32),
-        np.array([node.split for node in nodes], np.int32),
-        np.array([node.threshold for node in nodes]),
-        np.array([node.kind for node in nodes], np.uint8),
-        np.array([words[node.words] for node in nodes], np.int32),
+        np.array(long, np.uint8),
+        np.array([split.branches for split in splits], np.int32).reshape(-1, 2),
+        np.array([split.above for split in splits], np.int32),
+        np.array([split.feature for split in splits], np.int32),
+        np.array([split.threshold for split in splits], np.float64),
+        np.array([split.kind for split in splits], np.uint8),
+        np.array([words[split.words] for split in splits], np.int32),
         table,
-        np.array([node.share for node in nodes]),
-        np.array([node.value for node in nodes]),
+        np.array([split.share for split in splits], np.float64).reshape(-1, 2),
+        np.array([split.value for split in splits], np.float64).reshape(-1, 2),
     )
 
 
-class _Node(NamedTuple):
-    """One node, with what leads into it: `distinct` features. `words` are the codes that go left."""
+class _Split(NamedTuple):
+    """One split as `add_contributions` takes it; `words` are the codes that go left."""
 
-    parent: int
+    feature: int
+    threshold: float
+    kind: int
+    words: tuple[int, ...]
     above: int
-    distinct: int
-    share: float
-    split: int = -1
-    threshold: float = 0.0
-    kind: int = 0
-    words: tuple[int, ...] = ()
-    value: float = 0.0
+    branches: tuple[int, int]
+    share: tuple[float, float]
+    value: tuple[float, float]
 
 
-def _append(nodes: list[_Node], tree: dict[str, str], scale: float) -> float:
-    """Append a tree's nodes in preorder, left child first; returns its mean over covers, times `scale`."""
+def _append(splits: list[_Split], tree: dict[str, str], scale: float) -> tuple[float, int]:
+    """Append a tree's splits; returns its mean over covers, times `scale`, and the most different features on a path."""
     values = [scale * float(value) for value in tree["leaf_value"].split()]
     if len(values) == 1:
-        nodes.append(_Node(-1, -1, 0, 1.0, value=values[0]))
-        return values[0]
-    split, left, right, covers, leaf_covers, kinds = (
+        return values[0], 0
+    feature, left, right, covers, leaf_covers, kinds = (
         [int(word) for word in tree[key].split()]
         for key in ("split_feature", "left_child", "right_child", "internal_count", "leaf_count", "decision_type")
     )
     if min(leaf_covers) < 1:
         raise ValueError("expected every leaf to cover a row, got one that covers none")
-    thresholds = [float(word) for word in tree["threshold"].split()]
-    codes = _code_sets(tree)
-
-    def visit(child: int, parent: int, ratio: float, path: dict[int, int]) -> float:
-        node, above = len(nodes), -1
-        if parent >= 0:
-            feature = nodes[parent].split
-            above = path.get(feature, -1)
-            path = path | {feature: node}
-        share = ratio * (nodes[above].share if above >= 0 else 1.0)
-        if child < 0:
-            nodes.append(_Node(parent, above, len(path), share, value=values[~child]))
-            return values[~child]
-        words = codes[int(thresholds[child])] if kinds[child] & 1 else ()
-        nodes.append(
-            _Node(parent, above, len(path), share, split[child], thresholds[child], _kind(kinds[child]), words)
+    thresholds, codes = [float(word) for word in tree["threshold"].split()], _code_sets(tree)
+    count, mean, distinct = len(feature), 0.0, 0
+    reached, shares = [1.0] * count, {0: 1.0}
+    paths: list[dict[int, int]] = [{} for _ in range(count)]  # of every split: feature -> the last place it leads into
+    for here, branches in enumerate(zip(left, right, strict=True)):
+        above = paths[here].get(feature[here], 0)
+        places = [1 + side if side >= 0 else count - side for side in branches]  # a leaf j is the side -1 - j
+        for side, place in zip(branches, places, strict=True):
+            if 0 <= side <= here:
+                raise ValueError(f"expected parents before children, got split {side} below split {here}")
+            ratio = (covers[side] if side >= 0 else leaf_covers[~side]) / covers[here]
+            shares[place] = ratio * shares[above]
+            path = paths[here] | {feature[here]: place}
+            distinct = max(distinct, len(path))
+            if side >= 0:
+                paths[side], reached[side] = path, reached[here] * ratio
+            else:
+                mean += reached[here] * ratio * values[~side]
+        splits.append(
+            _Split(
+                feature[here],
+                thresholds[here],
+                _kind(kinds[here]),
+                codes[int(thresholds[here])] if kinds[here] & 1 else (),
+                above,
+                (places[0], places[1]),
+                (shares[places[0]], shares[places[1]]),
+                (_leaf(values, branches[0]), _leaf(values, branches[1])),
+            )
         )
-        mean = 0.0
-        for side in (left[child], right[child]):
-            part = (covers[side] if side >= 0 else leaf_covers[~side]) / covers[child]
-            mean += part * visit(side, node, part, path)
-        return mean
+    return mean, distinct
 
-    return visit(0, -1, 1.0, {})
+
+def _leaf(values: list[float], side: int) -> float:
+    return values[~side] if side < 0 else 0.0
 
 
 def _kind(decision_type: int) -> int:
