@@ -51,7 +51,7 @@ def base_rate(sums: Floats, noise: float) -> BaseRate:
     A bin of N rows, Y of them positive, has $H = p_0 (1 - p_0) N$ and $G = p_0 N - Y$; at p it has
     $G + (p - p_0) N$ and $p (1 - p) N$. `noise` is the standard deviation in G. Bins of noise alone may sum to no rows.
 
-    >>> found = base_rate(np.array([[[0.0, 0.0], [5.0 - 10.0, 100 * 0.0475]]]), noise=0.0)
+    >>> found = base_rate(np.array([[[0.0, 0.0], [2.0 - 10.0, 100 * 0.0196]]]), noise=0.0)
     >>> round(found.rate, 12), found.sums[0, 1].round(12).tolist()
     (0.1, [0.0, 9.0])
     """
@@ -66,7 +66,7 @@ def base_rate(sums: Floats, noise: float) -> BaseRate:
 def row_counts(sums: Floats, noise: float) -> tuple[Floats, float]:
     """From round 0's released sums [F, W, 2] of g and C h, and their noise, to rows in each bin [F, W] and their noise.
 
-    >>> counts, noise = row_counts(np.array([[[0.0, 0.0], [-5.0, 100 * 0.0475 * HESSIAN]]]), 0.03325)
+    >>> counts, noise = row_counts(np.array([[[0.0, 0.0], [-8.0, 100 * 0.0196 * HESSIAN]]]), 0.01372)
     >>> counts.round(9).tolist(), round(noise, 9)
     ([[0.0, 100.0]], 1.0)
     """
