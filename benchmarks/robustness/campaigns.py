@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.attacks import ATTACKS, Floats, Scene, flip_labels
+from flows.campaign import CLIP
 from infra.embedded.comparison import auprc
 from infra.embedded.dataset import load_dataset
 from mintmark.campaign import learner_of, noise_for
@@ -38,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 SETS = ("simulator", "uci_default")
 REAL_ROWS = "uci_default/credit_default.parquet"
 SIMULATED_ROWS = 300_000
-ROUNDS, EPSILON, DELTA, CLIP = 8, 4.0, 1e-6, 0.5
+ROUNDS, EPSILON, DELTA = 8, 4.0, 1e-6
 MOST_OF_BANKS = MOST_OF_ROWS = 0.3
 HONEST, ROW_ATTACK = "none", "label_flip"
 CODE = (
@@ -188,7 +189,7 @@ def campaign_of(banks: Banks, learner: str, rule: str, seed: int) -> Campaign:
         learner=learner,
         schema_digest=banks.schema.digest(),
         rounds=ROUNDS,
-        privacy=PrivacyTerms(epsilon=EPSILON, delta=DELTA, unit=PrivacyUnit.CUSTOMER, clip=CLIP),
+        privacy=PrivacyTerms(epsilon=EPSILON, delta=DELTA, unit=PrivacyUnit.CUSTOMER, clip=CLIP[PrivacyUnit.CUSTOMER]),
         aggregation=AggregationTerms(rule=rule, banks=len(names), byzantine=f),
         cohort=names,
         quorum=len(names),
