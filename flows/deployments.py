@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_RETRY_EXTRA_CODES, temporary_settings
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
@@ -128,5 +129,8 @@ def campaign_state(api_url: str, flow_run_id: UUID) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _client(api_url: str) -> Iterator[SyncPrefectClient]:
-    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+    """Asks again, too, when the server says 500: a busy one does when its database lets it wait too long. It has then undone
+    what it had begun."""
+    settings = {PREFECT_API_URL: api_url, PREFECT_CLIENT_RETRY_EXTRA_CODES: str(HTTPStatus.INTERNAL_SERVER_ERROR.value)}
+    with temporary_settings(settings), get_client(sync_client=True) as client:
         yield client
