@@ -129,7 +129,7 @@ def campaign_state(api_url: str, flow_run_id: UUID) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _client(api_url: str) -> Iterator[SyncPrefectClient]:
-    """Asks again, too, when the server says 500: a busy one does when its database lets it wait too long. It has undone then
+    """Asks again when the server says 500, too: a busy one does when its database lets it wait too long, and has undone
     what it had begun."""
     settings = {PREFECT_API_URL: api_url, PREFECT_CLIENT_RETRY_EXTRA_CODES: str(HTTPStatus.INTERNAL_SERVER_ERROR.value)}
     with temporary_settings(settings), get_client(sync_client=True) as client:
