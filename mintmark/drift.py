@@ -22,7 +22,7 @@ import numpy.typing as npt
 from mintmark.campaign import learner_of
 from mintmark.canonical import canonical_json, digest
 from mintmark.errors import DataError
-from mintmark.evaluation import denoise
+from mintmark.evaluation import denoise, figure_of
 from mintmark.evaluation_record import EvaluationRecord, Figure
 from mintmark.messages import ModelArtifact
 from mintmark.models.boosting import BoostingState, TreeQuery
@@ -95,9 +95,7 @@ def score_drift(before: ScoreHistogram, after: ScoreHistogram, rng: np.random.Ge
         value = stability_index(*(_binned(counts, side) for counts in found))
         spread = _indices(*(_binned(counts, side) for counts in drawn))
         chance = np.quantile(_indices(*(_binned(counts, side) for counts in unchanged)), 0.95)
-        low, high = np.quantile(spread, [0.025, 0.975])
-        figure = Figure(value=value, low=min(float(low), value), high=max(float(high), value))
-        drifts[name] = Drift(figure, float(chance))
+        drifts[name] = Drift(figure_of(value, spread), float(chance))
     return drifts
 
 
@@ -128,9 +126,7 @@ def feature_drift(before: Floats, after: Floats, noise: tuple[float, float], rng
     shares = (found[0] + found[1]) / max(sum(rows), 1.0)
     unchanged = [again(shares * total, spread) for total, spread in zip(rows, noise, strict=True)]
     value = float(index(*found))
-    low, high = np.quantile(index(*drawn), [0.025, 0.975])
-    figure = Figure(value=value, low=min(float(low), value), high=max(float(high), value))
-    return Drift(figure, float(np.quantile(index(*unchanged), 0.95)))
+    return Drift(figure_of(value, index(*drawn)), float(np.quantile(index(*unchanged), 0.95)))
 
 
 def released_features(artifact: ModelArtifact, schema: FeatureSchema) -> tuple[dict[str, tuple[float, ...]], float]:

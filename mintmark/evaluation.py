@@ -132,7 +132,7 @@ def figures(histogram: ScoreHistogram, at: Thresholds, rng: np.random.Generator,
     values = _drawn_values(histogram, value, expected[1], rng, draws)
     found = _read(expected[None], None if value is None else value[None], at)
     spread = _read(counts, values, at)
-    return Figures(**{name: _figure(float(found[name][0]), spread[name]) for name in found})
+    return Figures(**{name: figure_of(float(found[name][0]), spread[name]) for name in found})
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,7 +264,12 @@ def _drawn_values(
     return denoise(sampled + noise * rng.standard_normal(sampled.shape), noise)
 
 
-def _figure(value: float, spread: Floats) -> Figure:
+def figure_of(value: float, spread: Floats) -> Figure:
+    """A figure with the middle 95 % of what a bootstrap drew, `spread` [B]; not defined where value or all draws are not.
+
+    >>> figure_of(0.5, np.array([0.4, np.nan, 0.6]))
+    Figure(value=0.5, low=0.405, high=0.595)
+    """
     defined = spread[np.isfinite(spread)]
     if not np.isfinite(value) or not len(defined):
         return Figure(value=None, low=None, high=None)

@@ -14,8 +14,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from mintmark.evaluation import FALSE_POSITIVE_RATE, EvaluationReport, evaluate
-from mintmark.evaluation_record import Figure, ReferenceComparison, ReferenceFigures
+from mintmark.evaluation import FALSE_POSITIVE_RATE, EvaluationReport, evaluate, figure_of
+from mintmark.evaluation_record import ReferenceComparison, ReferenceFigures
 
 DRAWS = 300
 
@@ -34,9 +34,9 @@ def judge(labels: Labels, scores: Floats, file: str, rng: np.random.Generator) -
         file=file,
         rows=len(labels),
         positives=int(labels.sum()),
-        auprc=_figure(exact.auprc, [one.auprc for one in drawn]),
-        auroc=_figure(exact.auroc, [one.auroc for one in drawn]),
-        recall_at_false_positives=_figure(_recall(exact), [_recall(one) for one in drawn]),
+        auprc=figure_of(exact.auprc, np.array([one.auprc for one in drawn])),
+        auroc=figure_of(exact.auroc, np.array([one.auroc for one in drawn])),
+        recall_at_false_positives=figure_of(_recall(exact), np.array([_recall(one) for one in drawn])),
     )
 
 
@@ -55,9 +55,9 @@ def compare(
         file=file,
         rows=len(labels),
         positives=int(labels.sum()),
-        challenger=_figure(first, draws[:, 0]),
-        champion=_figure(second, draws[:, 1]),
-        difference=_figure(first - second, draws[:, 0] - draws[:, 1]),
+        challenger=figure_of(first, draws[:, 0]),
+        champion=figure_of(second, draws[:, 1]),
+        difference=figure_of(first - second, draws[:, 0] - draws[:, 1]),
     )
 
 
@@ -82,11 +82,3 @@ def _recall(report: EvaluationReport) -> float:
         return float("nan")
     allowed = np.flatnonzero(report.false_positive_rate <= FALSE_POSITIVE_RATE)
     return float(report.recall[allowed[-1]]) if len(allowed) else 0.0
-
-
-def _figure(value: float, draws: list[float] | Floats) -> Figure:
-    known = np.asarray(draws)[np.isfinite(draws)]
-    if not np.isfinite(value) or not len(known):
-        return Figure(value=None, low=None, high=None)
-    low, high = np.quantile(known, [0.025, 0.975])
-    return Figure(value=value, low=min(float(low), value), high=max(float(high), value))

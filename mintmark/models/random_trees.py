@@ -2,7 +2,7 @@
 
 A tree grows where positives are thought to be: the next leaf to be split is drawn in proportion to the square of its
 share of them, taken as the product of its features' shares. Complete trees spend most of their leaves on rows that no model
-doubts; these were better at every epsilon and on every set (docs/learning.md).
+doubts: these are better on two sets of three and no worse on the third (docs/learning.md).
 """
 
 from __future__ import annotations
