@@ -12,7 +12,8 @@ from shapes import chain, complete, leaves_below
 
 from mintmark.campaign import learner_of, noise_for, replay, shape_of
 from mintmark.messages import ModelArtifact
-from mintmark.models.boosting import FEWEST_TREES, LEAVES, MOST_TREES, GuidedBoosting, TreeQuery
+from mintmark.models.bins import MAX_CELLS
+from mintmark.models.boosting import FEWEST_TREES, LEAVES, LEAVES_WITHOUT_NOISE, GuidedBoosting, TreeQuery
 from mintmark.models.feature_trees import base_rate
 from mintmark.models.leaf_values import HESSIAN, STEPS, leaf_values, round_values
 from mintmark.models.learner import NoisySum
@@ -227,9 +228,23 @@ def test_everybody_derives_the_same_question(tmp_path: Path) -> None:
     learner = learner_of(artifact.campaign)
     question = learner.query(replay(artifact, SCHEMA))
     assert question.digest() == learner.query(replay(artifact, SCHEMA)).digest()
-    assert FEWEST_TREES <= question.slots <= MOST_TREES and (question.cells, question.width) == (LEAVES, 2)
+    assert question.slots >= FEWEST_TREES and (question.cells, question.width) == (LEAVES, 2)
     reseeded = ModelArtifact(artifact.campaign.model_copy(update={"seed": 2}), artifact.history)
     assert learner.query(replay(reseeded, SCHEMA)).digest() != question.digest()
+
+
+@pytest.mark.parametrize(("epsilon", "leaves"), [(8.0, LEAVES), (None, LEAVES_WITHOUT_NOISE)])
+def test_trees_fill_an_update_when_the_signal_is_strong(epsilon: float | None, leaves: int) -> None:
+    """As many trees as an update holds, the larger ones where no noise is."""
+    learner = GuidedBoosting()
+    state = learner.start(terms(1, epsilon=epsilon), SCHEMA)
+    while state.guidance is None:
+        query = learner.query(state)
+        sums = np.full(shape_of(query), [-5.0, 50.0])
+        state = learner.settle(state, query, NoisySum(sums, 0.01 if epsilon else 0.0))
+    question = learner.query(state)
+    assert isinstance(question, TreeQuery)
+    assert (question.slots, question.cells) == (MAX_CELLS // leaves, leaves)
 
 
 def test_budget_shares_sum_to_one() -> None:

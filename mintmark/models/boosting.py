@@ -36,9 +36,10 @@ from mintmark.schema import FeatureSchema, Monotone
 if TYPE_CHECKING:
     import lightgbm
 
-FEWEST_TREES, MOST_TREES = 10, 38  # a round; 38 trees of 64 leaves fill an update of 20 kB
+FEWEST_TREES = 10  # a round; the most are as many as fill an update
 SIGNAL_PER_TREE = 4.0  # standard deviations of round 0's noise in the positives' sum, for every tree of a round
 LEAVES, DEPTH = 64, 8  # of a tree, and at most
+LEAVES_WITHOUT_NOISE, DEPTH_WITHOUT_NOISE = 128, 10  # noise in twice as many leaves costs more than they are worth
 LEAF_PRIOR = 1e-3  # of the released hessian of all rows, added to every leaf's before noise adds its own
 EVALUATION_SHARE = 0.05  # of the budget
 ADDITIVE_SHARE, ADDITIVE_SHARE_A_ROUND = 0.15, 0.1  # of what is left
@@ -118,7 +119,8 @@ class GuidedBoosting:
         if state.guidance is None:
             return TreeQuery(state.schema, feature_trees.feature_trees(state.bins), None)
         key = hashlib.sha256(f"mintmark/trees/{state.campaign.seed}/{state.round}".encode()).digest()
-        splits = random_trees.draw_trees(state.guidance, state.trees_per_round, LEAVES, DEPTH, key)
+        leaves, depth = _tree_size(state.campaign.privacy.epsilon)
+        splits = random_trees.draw_trees(state.guidance, state.trees_per_round, leaves, depth, key)
         return TreeQuery(state.schema, random_trees.build_trees(splits, state.bins), splits)
 
     def advance(self, state: BoostingState, rows: RowState) -> RowState:
@@ -161,6 +163,7 @@ class GuidedBoosting:
 def _settle_additive(state: BoostingState, query: TreeQuery, sums: Floats, noise: float) -> BoostingState:
     """Append what the coefficients changed by; after the last of these rounds order categories and begin the guidance."""
     at, first = state.coefficients, not state.slopes
+    leaves, _ = _tree_size(state.campaign.privacy.epsilon)
     slope = additive.slope_of(state.bins, at, sums, noise, first=first)
     slopes = (*state.slopes, slope)
     found = additive.next_monotone(state.bins, slopes, _directions(state.schema))
@@ -170,7 +173,7 @@ def _settle_additive(state: BoostingState, query: TreeQuery, sums: Floats, noise
         slopes=slopes,
         coefficients=found,
         trees=state.trees + _with_values(query.trees, found.weights - at.weights),
-        trees_per_round=_affordable_trees(slope, noise) if first else state.trees_per_round,
+        trees_per_round=_affordable_trees(slope, noise, leaves) if first else state.trees_per_round,
     )
     return _guided(after) if after.round == _additive_rounds(state.campaign) else after
 
@@ -216,14 +219,20 @@ def _additive_rounds(campaign: Campaign) -> int:
     return min(wanted, campaign.rounds - 1)
 
 
-def _affordable_trees(first: Slope, noise: float) -> int:
-    """Trees of a round: many average out what is random in each, few leave more of the budget for each.
+def _tree_size(epsilon: float | None) -> tuple[int, int]:
+    """Leaves of a tree, and the most splits above one."""
+    return (LEAVES_WITHOUT_NOISE, DEPTH_WITHOUT_NOISE) if epsilon is None else (LEAVES, DEPTH)
+
+
+def _affordable_trees(first: Slope, noise: float, leaves: int) -> int:
+    """Trees of a round, of so many `leaves`: many average out what is random in each, few leave more of the budget for
+    each, and an update holds `MAX_CELLS`.
 
     `first` is round 0's slope at the rows' own rate p, where H = p (1 - p) N and G = p N - Y; `noise` that of its sums.
     """
     rate = 1 / (1 + math.exp(-first.at.intercept))
     positives = float((first.hessian / (1 - rate) - first.gradient).sum(axis=1).mean())
-    return int(np.clip(positives / max(SIGNAL_PER_TREE * noise, 1e-9), FEWEST_TREES, MOST_TREES))
+    return int(np.clip(positives / max(SIGNAL_PER_TREE * noise, 1e-9), FEWEST_TREES, bins.MAX_CELLS // leaves))
 
 
 def _prior(sums: Floats, noise: float) -> float:
