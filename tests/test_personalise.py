@@ -51,7 +51,8 @@ def fetch(consortium: Consortium) -> SharedModel:
 def deployed(finished: tuple[Consortium, str]) -> Deployed:
     rows = table().train()
     made = combine_with_shared(train_own(rows, QUICK), rows, fetch(finished[0]), bank="bank-0").deployed
-    terms = made.terms.model_copy(update={"weights": (0.5, 0.25, 0.4), "intercept": 0.1, "keeps_own": False})
+    changed = {"scale": 0.8, "shift": 1.5, "weights": (0.5, 0.25, 0.4), "intercept": 0.1, "keeps_own": False}
+    terms = made.terms.model_copy(update=changed)
     return replace(made, terms=terms)  # all parts count, whatever was decided
 
 
@@ -137,17 +138,33 @@ def test_out_of_fold_scores_come_from_models_that_never_saw_the_customer() -> No
     assert abs(average_precision(noise, fitted.out_of_fold)(np.ones(len(rows))) - noise.mean()) < 0.05
 
 
-def test_pure_noise_is_refused_and_a_good_model_is_taken() -> None:
-    """Where the global model is noise the bank is told that it keeps its own; where it knows the label, it gains."""
+def test_noise_is_calibrated_away_and_a_good_model_is_taken() -> None:
+    """Where the global model is noise, the scale makes next to nothing of it; where it knows the label, the stack is ahead;
+    where the own model leaves nothing to gain, the bank keeps it."""
     rows = table(3000).train()
     own = train_own(rows, QUICK)
     rng = np.random.default_rng(5)
+    noise = rng.normal(-4, 2, len(rows))
+    knows = 4.0 * rows.labels - 4 + rng.normal(0, 1, len(rows))
 
-    def gain_with(shared: np.ndarray) -> float:
-        return judge([own.models.out_of_fold, shared, shared], rows, own.folds, seed=0).ahead
+    def ahead(first: np.ndarray, shared: np.ndarray) -> float:
+        return judge([first, shared, shared], rows, own.folds, seed=0).ahead
 
-    assert gain_with(rng.normal(-4, 2, len(rows))) <= AHEAD
-    assert gain_with(4.0 * rows.labels - 4 + rng.normal(0, 1, len(rows))) == 1.0
+    assert fit_weights([noise], rows.labels, prior=(1.0,)).weights[0] < 0.1
+    assert ahead(own.models.out_of_fold, knows) == 1.0
+    assert ahead(8.0 * rows.labels - 4 + rng.uniform(0, 1, len(rows)), noise) <= AHEAD
+
+
+def test_calibration_gives_the_mean_and_the_slope_back() -> None:
+    """Scores that are too low by 2.5 and too steep by a third: the fitted scale and shift undo both, and the mean of the
+    probabilities is the share of fraud."""
+    rng = np.random.default_rng(8)
+    truth = rng.normal(-3, 2, 40_000)
+    labels = (rng.random(len(truth)) < 1 / (1 + np.exp(-truth))).astype(np.uint8)
+    found = fit_weights([1.5 * truth - 2.5], labels, prior=(1.0,))
+    assert (found.weights[0], found.intercept) == (pytest.approx(1 / 1.5, abs=0.02), pytest.approx(2.5 / 1.5, abs=0.1))
+    probability = 1 / (1 + np.exp(-found.scores([1.5 * truth - 2.5])))
+    assert probability.mean() == pytest.approx(labels.mean(), rel=1e-4)
 
 
 def test_kept_own_model_scores_like_the_own_model(finished: tuple[Consortium, str]) -> None:
@@ -182,8 +199,8 @@ def test_raw_score_is_the_formula(deployed: Deployed) -> None:
     def mean(texts: tuple[str, ...]) -> np.ndarray:
         return sum(np.asarray(load(text).predict(features, raw_score=True)) for text in texts) / len(texts)
 
-    shared = mean((deployed.shared,))
-    parts = [mean(deployed.own), shared, shared + mean(deployed.corrected)]
+    calibrated = 0.8 * np.clip(mean((deployed.shared,)), -12, 12) + 1.5
+    parts = [mean(deployed.own), calibrated, calibrated + mean(deployed.corrected)]
     expected = sum(w * np.clip(part, -12, 12) for w, part in zip((0.5, 0.25, 0.4), parts, strict=True)) + 0.1
     assert Scorer(deployed).raw(features) == pytest.approx(expected, abs=1e-12)
 

@@ -49,6 +49,7 @@ def scorer() -> Scorer:
         own=(stump(0, 50.0, -1, 1), stump(0, 20.0, -1, 1)),
         shared=stump(1, 0.5, 0, 2),
         corrected=(stump(0, 80.0, 0, 1),),
+        calibration=Stack((0.9,), 0.5),
         stack=Stack((0.5, 0.3, 0.2), 0.1),
         keeps_own=False,
     )

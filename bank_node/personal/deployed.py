@@ -2,9 +2,9 @@ r"""The model a bank deploys, as a value and as files: the own and the global mo
 one, and the weights of the three. It never leaves the bank.
 
     own         mean of K LightGBM models trained on the bank's own rows
-    shared      the global model
-    corrected   the global model plus the mean of K LightGBM models trained from its scores on
-    z           = w_own clip(own) + w_shared clip(shared) + w_corrected clip(corrected) + b, in log-odds
+    calibrated  scale x clip(the global model) + shift
+    corrected   calibrated plus the mean of K LightGBM models trained from its scores on
+    z           = w_own clip(own) + w_shared clip(calibrated) + w_corrected clip(corrected) + b, in log-odds
 
 Files: one LightGBM text a model, named by its SHA-256, and `model.json`, which names them, holds the weights and bears the
 signature of the bank's own key. LightGBM trusts the texts it loads, so nothing is loaded before signature and digests have
@@ -43,7 +43,7 @@ Weight = Annotated[float, Field(ge=0, le=1000)]
 class DeployedTerms(Agreed):
     """What `model.json` says. `keeps_own`: nothing was gained, so the weights are those of the own model alone."""
 
-    format: Annotated[str, Field(pattern=r"^mintmark/deployed/1$")] = "mintmark/deployed/1"
+    format: Annotated[str, Field(pattern=r"^mintmark/deployed/2$")] = "mintmark/deployed/2"
     bank: Name
     campaign: Name
     model_digest: Digest
@@ -51,6 +51,8 @@ class DeployedTerms(Agreed):
     own: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=MAX_FOLDS)]
     shared: Digest
     corrected: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=MAX_FOLDS)]
+    scale: Weight
+    shift: float
     weights: tuple[Weight, Weight, Weight]
     intercept: float
     keeps_own: bool
@@ -66,13 +68,18 @@ class Deployed:
     corrected: Texts
 
     @property
+    def calibration(self) -> Stack:
+        """Of the global model's score alone."""
+        return Stack((self.terms.scale,), self.terms.shift)
+
+    @property
     def stack(self) -> Stack:
         return Stack(self.terms.weights, self.terms.intercept)
 
 
 def assemble(
     *, bank: str, campaign: str, model_digest: str, schema_digest: str, own: Texts, shared: str, corrected: Texts,
-    stack: Stack, keeps_own: bool,
+    calibration: Stack, stack: Stack, keeps_own: bool,
 ) -> Deployed:  # fmt: skip
     """A deployed model from its texts."""
     first, second, third = stack.weights
@@ -84,6 +91,8 @@ def assemble(
         own=tuple(map(_digest, own)),
         shared=_digest(shared),
         corrected=tuple(map(_digest, corrected)),
+        scale=calibration.weights[0],
+        shift=calibration.intercept,
         weights=(first, second, third),
         intercept=stack.intercept,
         keeps_own=keeps_own,

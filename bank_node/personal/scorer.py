@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bank_node.personal.deployed import Deployed
-from bank_node.personal.stacking import CLIP
+from bank_node.personal.stacking import CLIP, Stack
 from mintmark.models.lightgbm_text import load
 from mintmark.models.shapley import Forest, read_forest
 
@@ -62,7 +62,8 @@ class Scorer:
     """The boosters of a deployed model. Parts of weight 0 are not asked for scores, but can be explained."""
 
     def __init__(self, deployed: Deployed) -> None:
-        self.stack, self._texts = deployed.stack, (deployed.own, (deployed.shared,), deployed.corrected)
+        self.calibration, self.stack = deployed.calibration, deployed.stack
+        self._texts = deployed.own, (deployed.shared,), deployed.corrected
 
     def own(self, features: Floats) -> Floats:
         """Raw scores [n] of the bank's own model."""
@@ -76,7 +77,7 @@ class Scorer:
         """Raw scores [n] of the deployed model, in log-odds."""
         own, shared, corrected = self.stack.weights
         nothing = np.zeros(len(features))
-        shared_part = self.shared(features) if shared or corrected else nothing
+        shared_part = self.calibration.scores([self.shared(features)]) if shared or corrected else nothing
         return self.stack.scores(
             [
                 self.own(features) if own else nothing,
@@ -96,19 +97,16 @@ class Scorer:
         """
         own, shared, correction = self._forests
         weights, nothing = self.stack.weights, np.zeros((len(features), features.shape[1] + 1))
-        shared_part = shared.contributions(features) if weights[1] or weights[2] else nothing
-        parts = [
-            own.contributions(features) if weights[0] else nothing,
-            shared_part,
-            shared_part + correction.contributions(features) if weights[2] else nothing,
-        ]
-        total = np.zeros_like(nothing)
-        for weight, part in zip(weights, parts, strict=True):
-            score = part.sum(axis=1)
-            kept = np.clip(score, -CLIP, CLIP) / np.where(score == 0, 1.0, score)
-            total += weight * np.where(score == 0, 1.0, kept)[:, None] * part
-        total[:, -1] += self.stack.intercept
-        return total
+        any_shared = weights[1] or weights[2]
+        shared_part = _combined(self.calibration, [shared.contributions(features)]) if any_shared else nothing
+        return _combined(
+            self.stack,
+            [
+                own.contributions(features) if weights[0] else nothing,
+                shared_part,
+                shared_part + correction.contributions(features) if weights[2] else nothing,
+            ],
+        )
 
     @cached_property
     def _boosters(self) -> list[list[Any]]:
@@ -118,6 +116,17 @@ class Scorer:
     def _forests(self) -> tuple[Forest, Forest, Forest]:
         own, shared, correction = map(read_forest, self._texts)
         return own, shared, correction
+
+
+def _combined(stack: Stack, parts: Sequence[Floats]) -> Floats:
+    """The stack's contributions [n, F + 1] from those of its parts, whose rows sum to their scores."""
+    total = np.zeros_like(parts[0])
+    for weight, part in zip(stack.weights, parts, strict=True):
+        score = part.sum(axis=1)
+        kept = np.clip(score, -CLIP, CLIP) / np.where(score == 0, 1.0, score)
+        total += weight * np.where(score == 0, 1.0, kept)[:, None] * part
+    total[:, -1] += stack.intercept
+    return total
 
 
 def mean_score(boosters: Sequence[Any], features: Floats) -> Floats:
