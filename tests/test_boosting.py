@@ -15,7 +15,7 @@ from mintmark.messages import ModelArtifact
 from mintmark.models.bins import MAX_CELLS
 from mintmark.models.boosting import FEWEST_TREES, LEAVES, LEAVES_WITHOUT_NOISE, GuidedBoosting, TreeQuery
 from mintmark.models.feature_trees import base_rate
-from mintmark.models.leaf_values import HESSIAN, STEPS, leaf_values, round_values
+from mintmark.models.leaf_values import HESSIAN, STEPS, leaf_values, node_values, round_values
 from mintmark.models.learner import NoisySum
 from mintmark.models.lightgbm_text import load
 from mintmark.models.rows import code_table, leaves_of, remember
@@ -114,12 +114,12 @@ def test_leaves_that_were_kept_give_the_same_scores() -> None:
 
 
 def test_value_without_noise_is_the_newton_step() -> None:
-    """One split, no noise: v = -G / (H + prior) at the root, and each child corrects its parent's value."""
+    """One split: v = -G / (H + prior) at the root, and each child corrects its parent's value, times its depth's step."""
     shape, parent = complete(1, 1), 6 / 12
     nodes = node_sums(shape.children, np.array([[[-4.0, 3.0], [-2.0, 4.0]]]))
-    both = leaf_values(shape, nodes, 0.0, 5.0, np.zeros((1, 1), np.int64))[0]
-    assert both[0] == pytest.approx(parent - (-4 + 3 * parent) / 8)
-    assert both[1] == pytest.approx(parent - (-2 + 4 * parent) / 9)
+    both = leaf_values(shape, nodes, 5.0, np.zeros((1, 1), np.int64))[0]
+    assert both[0] == pytest.approx(parent - STEPS[1] * (-4 + 3 * parent) / 8)
+    assert both[1] == pytest.approx(parent - STEPS[1] * (-2 + 4 * parent) / 9)
 
 
 @pytest.mark.parametrize("shape", [complete(3, 3), chain(3, 7)])
@@ -129,7 +129,7 @@ def test_a_round_corrects_the_root_once_and_the_rest_by_its_depth(shape: Splits)
     leaves = np.stack([rng.normal(0, 4, (3, 8)), rng.uniform(5, 30, (3, 8))], axis=2)
     leaves[:, 7] += np.array([40.0, 200.0]) - leaves.sum(axis=1)  # all trees hold the same rows
     nodes = node_sums(shape.children, leaves)
-    found = round_values(shape, nodes, 0.0, lam, np.zeros((3, 7), np.int64))
+    found = round_values(shape, nodes, lam, np.zeros((3, 7), np.int64))
     for tree in range(3):
 
         def fall(node: int, value: float, stepped: float, depth: int) -> None:
@@ -163,22 +163,18 @@ def test_round_0_tells_rows_and_positives() -> None:
         np.testing.assert_allclose(found.sums[0, cell], expected, atol=1e-3)
 
 
-def test_noise_alone_grows_nothing() -> None:
-    """Sums within one standard deviation of the noise leave every leaf at zero."""
-    rng = np.random.default_rng(3)
-    sums = np.stack([rng.uniform(-1, 1, (4, 8)), rng.uniform(0, 5, (4, 8))], axis=2)
-    sums[..., 0] -= sums[..., 0].mean(axis=1, keepdims=True)  # nor does any sum of them stand out
-    sums[:, ::2, 0] = -sums[:, 1::2, 0]
-    for shape in (complete(4, 3), chain(4, 7)):
-        nodes = node_sums(shape.children, np.where([True, False], sums / 3, sums))
-        assert (leaf_values(shape, nodes, noise=1.0, lam=5.0, direction=np.zeros((4, 7), np.int64)) == 0).all()
+def test_noise_in_hessians_holds_a_node_to_its_parent() -> None:
+    """Where the prior is as large as a node's hessian it goes half of its way, and a hessian never counts as less than
+    nothing."""
+    values = node_values(np.array([[-8.0, 10.0], [-8.0, 0.0], [-8.0, -50.0]]), np.array([0.2, 0.2, 0.2]), 10.0)
+    assert values.tolist() == pytest.approx([0.2 + (8 - 2) / 20, 0.2 + 0.8, 0.2 + 0.8])
 
 
 @pytest.mark.parametrize("signal", [0.0, 6.0])
 def test_a_round_without_gain_adds_no_trees(signal: float) -> None:
     """Rounds of trees whose sums are noise add none, and everybody derives the next question all the same; with a signal
     well above the noise they add theirs."""
-    learner, campaign, rng = GuidedBoosting(), terms(1, rounds=7, epsilon=4.0), np.random.default_rng(12)
+    learner, campaign, rng = GuidedBoosting(), terms(1, rounds=32, epsilon=4.0), np.random.default_rng(12)
     state, grown = learner.start(campaign, SCHEMA), []
     for _ in range(campaign.rounds):
         query = learner.query(state)
@@ -192,7 +188,7 @@ def test_a_round_without_gain_adds_no_trees(signal: float) -> None:
         grown.append(len(after.trees) - len(state.trees))
         state = after
     assert isinstance(learner.query(state), ScoreQuery) and min(grown[:2]) == len(SCHEMA.features)
-    assert min(grown[2:]) >= FEWEST_TREES if signal else grown[2:].count(0) >= 3
+    assert min(grown[2:]) >= FEWEST_TREES if signal else grown[2:].count(0) >= 8  # of 30, each as likely as not
 
 
 @pytest.mark.parametrize("shape", [complete(10, 6), chain(10, 63)])
@@ -205,7 +201,7 @@ def test_trees_that_agree_do_not_diverge(shape: Splits) -> None:
         sums = np.stack([hessian * (at - optimum), hessian], axis=1)
         losses.append(float(sums[:, 0] ** 2 @ (1 / hessian)))
         nodes = node_sums(shape.children, np.tile(sums, (10, 1, 1)))
-        at = at + round_values(shape, nodes, 0.0, 1e-9, np.zeros((10, 63), np.int64)).sum(axis=0)
+        at = at + round_values(shape, nodes, 1e-9, np.zeros((10, 63), np.int64)).sum(axis=0)
     assert (np.diff(losses) <= 1e-9 * losses[0]).all()
     assert max(STEPS) <= 2
 

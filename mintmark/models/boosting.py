@@ -40,7 +40,8 @@ FEWEST_TREES = 10  # a round; the most are as many as fill an update
 SIGNAL_PER_TREE = 4.0  # standard deviations of round 0's noise in the positives' sum, for every tree of a round
 LEAVES, DEPTH = 64, 8  # of a tree, and at most
 LEAVES_WITHOUT_NOISE, DEPTH_WITHOUT_NOISE = 128, 10  # noise in twice as many leaves costs more than they are worth
-LEAF_PRIOR = 1e-3  # of the released hessian of all rows, added to every leaf's before noise adds its own
+LEAF_PRIOR = 1e-3  # of the released hessian of all rows, added to every node's own
+PRIOR_OF_NOISE = 2.0  # standard deviations of a leaf's hessian's noise, added besides
 EVALUATION_SHARE = 0.05  # of the budget
 ADDITIVE_SHARE, ADDITIVE_SHARE_A_ROUND = 0.15, 0.1  # of what is left
 
@@ -182,7 +183,7 @@ def _guided(state: BoostingState) -> BoostingState:
     """What all additive rounds together say of splits, and of the order of words."""
     sums, noise = additive.pooled_sums(state.slopes)
     lam = _prior(sums, noise)
-    values = leaf_values.bin_values(sums, noise, lam, state.bins, _directions(state.schema))
+    values = leaf_values.bin_values(sums, lam, state.bins, _directions(state.schema))
     order = feature_trees.category_order(state.bins, values)
     ordered = np.take_along_axis(sums, order[..., None], axis=1)
     rate = 1 / (1 + math.exp(-state.slopes[0].at.intercept))
@@ -200,7 +201,7 @@ def _settle_random_trees(
     known = guidance.learn_from_trees(state.guidance, splits, nodes, noise, lam)
     added: tuple[Tree, ...] = ()
     if leaf_values.shows_gain(sums, noise, lam):
-        values = leaf_values.round_values(splits, nodes, noise, lam, _directions(state.schema)[splits.feature])
+        values = leaf_values.round_values(splits, nodes, lam, _directions(state.schema)[splits.feature])
         added = _with_values(query.trees, values)
     return replace(state, round=state.round + 1, trees=state.trees + added, guidance=known)
 
@@ -237,7 +238,7 @@ def _affordable_trees(first: Slope, noise: float, leaves: int) -> int:
 
 def _prior(sums: Floats, noise: float) -> float:
     """The hessian added to every node, from a round's [T, leaves, 2]. Relative, because clipping scales all sums."""
-    return LEAF_PRIOR * max(float(sums[..., 1].sum(axis=1).mean()), 1e-9) + noise / HESSIAN
+    return LEAF_PRIOR * max(float(sums[..., 1].sum(axis=1).mean()), 1e-9) + PRIOR_OF_NOISE * noise / HESSIAN
 
 
 def _directions(schema: FeatureSchema) -> npt.NDArray[np.int64]:
