@@ -8,6 +8,7 @@ doubts: these are better on two sets of three and no worse on the third (docs/le
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _FEATURES_OF_NARROW_TREES = 4
-_MASS_POWER, _LEAST_MASS = 2, 1e-9
+_SHARE_POWER, _LEAST_SHARE = 2, 1e-9
 
 
 def draw_trees(guidance: Guidance, trees: int, leaves: int, depth: int, key: bytes) -> Splits:
@@ -34,52 +35,84 @@ def draw_trees(guidance: Guidance, trees: int, leaves: int, depth: int, key: byt
     if leaves > 2**depth:
         raise ValueError(f"expected at most {2**depth} leaves at depth {depth}, got {leaves}")
     rng = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little")))
-    count, splits, every = len(guidance.feature), leaves - 1, np.arange(trees)
     wide = guidance.feature_probabilities()
-    probability = np.broadcast_to(wide, (trees, count)).copy()
-    # The smallest k of these times are a weighted draw without replacement.
-    race = -np.log1p(-rng.random((trees, count))) / probability
-    losers = np.argsort(race, axis=1, kind="stable")[:, _FEATURES_OF_NARROW_TREES:]
-    np.put_along_axis(probability[1::2], losers[1::2], 0.0, axis=1)
+    probability = _features_of_trees(wide, trees, rng)
+    splits, every = leaves - 1, np.arange(trees)
     uniform = rng.random((trees, splits, 4))
     weights, shares = guidance.threshold_weights(), guidance.positive_shares()
-    below = np.concatenate([np.zeros((count, 1)), np.cumsum(shares, axis=1)], axis=1)  # [F, W + 2]
     places = np.arange(weights.shape[1])
-
-    feature, threshold = (np.zeros((trees, splits), dtype=np.int64) for _ in range(2))
-    at_depth, children = np.zeros((trees, splits), dtype=np.int64), np.zeros((trees, splits, 2), dtype=np.int64)
-    # Of every leaf so far: thresholds low <= t < high are still open; its depth; its share of the positives; and where
-    # among the children of which split it hangs.
-    low = np.zeros((trees, leaves, count), dtype=np.int64)
-    high = np.broadcast_to(guidance.edges, (trees, leaves, count)).copy()
-    deep, mass = np.zeros((trees, leaves), dtype=np.int64), np.ones((trees, leaves))
-    hangs = np.zeros((trees, leaves, 2), dtype=np.int64)
+    feature, threshold, at_depth = (np.zeros((trees, splits), dtype=np.int64) for _ in range(3))
+    children = np.zeros((trees, splits, 2), dtype=np.int64)
+    growing = _Leaves.of_roots(trees, leaves, guidance.edges)
     for split in range(splits):
-        grown = slice(0, split + 1)
-        shallow = deep[:, grown] < depth
-        appeal = np.where(shallow, np.maximum(mass[:, grown], _LEAST_MASS) ** _MASS_POWER, 0.0)
-        leaf = _draw(appeal, uniform[:, split, 0])
-        own_low, own_high = low[every, leaf], high[every, leaf]  # [T, F]
-        open_ = np.where(own_high > own_low, 1.0, 0.0)
+        leaf = _draw(growing.appeal(split + 1, depth), uniform[:, split, 0])
+        low, high = growing.low[every, leaf], growing.high[every, leaf]  # [T, F]
+        open_ = np.where(high > low, 1.0, 0.0)
         chosen = _draw(_first_usable(open_ * probability, open_ * wide, probability), uniform[:, split, 1])
-        first, last = own_low[every, chosen], own_high[every, chosen]
-        inside = (places >= first[:, None]) & (places < last[:, None])
+        first, last = low[every, chosen, None], high[every, chosen, None]
+        inside = (places >= first) & (places < last)
         cut = _draw(_first_usable(np.where(inside, weights[chosen], 0.0), weights[chosen]), uniform[:, split, 2])
-        feature[:, split], threshold[:, split], at_depth[:, split] = chosen, cut, deep[every, leaf]
+        feature[:, split], threshold[:, split], at_depth[:, split] = chosen, cut, growing.depth[every, leaf]
         if split:
-            hung = hangs[every, leaf]
+            hung = growing.hangs[every, leaf]
             children[every, hung[:, 0], hung[:, 1]] = split
-        new = split + 1  # the right child; the left one takes its parent's place
-        whole = below[chosen, last + 1] - below[chosen, first]
-        left = np.clip((below[chosen, cut + 1] - below[chosen, first]) / np.maximum(whole, 1e-300), 0.0, 1.0)
-        low[:, new], high[:, new] = own_low, own_high
-        low[every, new, chosen], high[every, leaf, chosen] = cut + 1, cut
-        mass[:, new], mass[every, leaf] = mass[every, leaf] * (1 - left), mass[every, leaf] * left
-        deep[every, leaf] += 1
-        deep[:, new] = deep[every, leaf]
-        hangs[every, leaf], hangs[:, new] = (split, 0), (split, 1)
-    children[every[:, None], hangs[..., 0], hangs[..., 1]] = splits + np.arange(leaves)
+        growing.cut(split, leaf, chosen, cut, shares)
+    children[every[:, None], growing.hangs[..., 0], growing.hangs[..., 1]] = splits + np.arange(leaves)
     return Splits(feature, threshold, uniform[..., 3] < 0.5, at_depth, children)
+
+
+@dataclass(frozen=True, eq=False)
+class _Leaves:
+    """The leaves that T trees have so far, up to L each. Of every leaf: its thresholds low <= t < high are still open
+    [T, L, F]; its `depth` and its share of the positives [T, L]; and among the children of which split it `hangs`, on
+    which side [T, L, 2]."""
+
+    low: Ints
+    high: Ints
+    depth: Ints
+    positives: Floats
+    hangs: Ints
+
+    @classmethod
+    def of_roots(cls, trees: int, leaves: int, edges: Ints) -> _Leaves:
+        """T trees of one leaf, which holds everything; `edges` [F] thresholds."""
+        shape = trees, leaves
+        none = np.zeros((*shape, len(edges)), dtype=np.int64)
+        hangs = np.zeros((*shape, 2), dtype=np.int64)
+        return cls(none, none + edges, np.zeros(shape, dtype=np.int64), np.ones(shape), hangs)
+
+    def appeal(self, count: int, depth: int) -> Floats:
+        """How much each of the first `count` leaves [T, count] asks to be split; those at `depth` do not."""
+        share = np.maximum(self.positives[:, :count], _LEAST_SHARE)
+        return np.where(self.depth[:, :count] < depth, share**_SHARE_POWER, 0.0)
+
+    def cut(self, split: int, leaf: Ints, feature: Ints, threshold: Ints, shares: Floats) -> None:
+        """Cut the `leaf` [T] of each tree at the `threshold` [T] of its `feature` [T]: the left part takes its place, the
+        right one the place after those there are. `shares` [F, W + 1] are the positives' by bin."""
+        new, every = split + 1, np.arange(len(leaf))
+        below = np.concatenate([np.zeros((len(shares), 1)), np.cumsum(shares, axis=1)], axis=1)[feature]  # [T, W + 2]
+        first = below[every, self.low[every, leaf, feature]]
+        whole = below[every, self.high[every, leaf, feature] + 1] - first
+        left = np.clip((below[every, threshold + 1] - first) / np.maximum(whole, 1e-300), 0.0, 1.0)
+        self.low[:, new], self.high[:, new] = self.low[every, leaf], self.high[every, leaf]
+        self.low[every, new, feature], self.high[every, leaf, feature] = threshold + 1, threshold
+        self.positives[:, new], self.positives[every, leaf] = (
+            self.positives[every, leaf] * (1 - left),
+            self.positives[every, leaf] * left,
+        )
+        self.depth[every, leaf] += 1
+        self.depth[:, new] = self.depth[every, leaf]
+        self.hangs[every, leaf], self.hangs[:, new] = (split, 0), (split, 1)
+
+
+def _features_of_trees(wide: Floats, trees: int, rng: np.random.Generator) -> Floats:
+    """Each tree's probabilities of features, [T, F]: `wide` [F], and in every other tree 0 but for a few."""
+    probability = np.broadcast_to(wide, (trees, len(wide))).copy()
+    # The smallest k of these times are a weighted draw without replacement.
+    race = -np.log1p(-rng.random(probability.shape)) / probability
+    losers = np.argsort(race, axis=1, kind="stable")[:, _FEATURES_OF_NARROW_TREES:]
+    np.put_along_axis(probability[1::2], losers[1::2], 0.0, axis=1)
+    return probability
 
 
 def build_trees(splits: Splits, bins: Sequence[Bins]) -> tuple[Tree, ...]:
