@@ -8,7 +8,7 @@ import os
 import threading
 from datetime import UTC, datetime
 
-from prefect import flow
+from prefect import flow, tags
 from prefect.context import SyncClientContext
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
@@ -94,7 +94,8 @@ async def run_campaign(
     # One client for all steps of all rounds: each would make its own otherwise, and with it read all certificates.
     with told_in_prefect(coordinator, campaign), SyncClientContext.get_or_create():
         for number in range(rounds + 1):
-            model_digest = await federated_round(campaign, number, model_digest, deadline_s=expert.deadline_s)
+            with tags("mintmark", f"campaign:{campaign}"):
+                model_digest = await federated_round(campaign, number, model_digest, deadline_s=expert.deadline_s)
         report = evaluate_model(coordinator, campaign, model_digest)
         page = f"{coordinator.settings.prefect_ui}/runs/flow-run/{flow_run.get_id()}"
         registered = register_model(coordinator, campaign, model_digest, report, page)

@@ -10,6 +10,7 @@ import os
 from datetime import UTC, datetime
 
 from prefect import flow, get_run_logger
+from prefect.context import TagsContext
 
 from mintmark.errors import QuorumError
 from mintmark.plan import MAX_ATTEMPTS
@@ -35,23 +36,25 @@ async def federated_round(
     Raises `QuorumError` after `attempts` new ones.
     """
     coordinator = open_coordinator(home_from(dict(os.environ)))
-    made = 0
-    for attempt in range(MAX_ATTEMPTS):
-        plan = dispatch_plan(coordinator, campaign, round, model_digest, attempt, datetime.now(UTC), deadline_s)
-        answered: dict[str, float] = {}
-        if read_manifest(coordinator, plan) is None:
-            made += 1
-            ring_banks(plan, plan.campaign.cohort)
-            answered = collect_updates(coordinator, plan)
-        try:
-            settled = aggregate_updates(coordinator, plan, answered, datetime.now(UTC))
-        except QuorumError:
-            if made >= attempts:
-                raise
-        else:
-            for line in suspicion_lines(
-                read_reports(coordinator.store, campaign, coordinator.signer.public_key, round + 1)
-            ):
-                get_run_logger().warning(line)
-            return settled
+    # Prefect asks its server for a slot for every tag of a task, and fails for good when it is away just then.
+    with TagsContext(current_tags=set()):
+        made = 0
+        for attempt in range(MAX_ATTEMPTS):
+            plan = dispatch_plan(coordinator, campaign, round, model_digest, attempt, datetime.now(UTC), deadline_s)
+            answered: dict[str, float] = {}
+            if read_manifest(coordinator, plan) is None:
+                made += 1
+                ring_banks(plan, plan.campaign.cohort)
+                answered = collect_updates(coordinator, plan)
+            try:
+                settled = aggregate_updates(coordinator, plan, answered, datetime.now(UTC))
+            except QuorumError:
+                if made >= attempts:
+                    raise
+            else:
+                for line in suspicion_lines(
+                    read_reports(coordinator.store, campaign, coordinator.signer.public_key, round + 1)
+                ):
+                    get_run_logger().warning(line)
+                return settled
     raise QuorumError(f"campaign {campaign}, round {round}: {MAX_ATTEMPTS} attempts have failed; start a new campaign")

@@ -19,7 +19,6 @@ from datetime import datetime
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from prefect import tags
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.events import emit_event
@@ -44,7 +43,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def told_in_prefect(coordinator: Coordinator, campaign: str) -> Iterator[None]:
-    """Tell the campaign in the flow run that this is called in, and tag what runs inside. Outside a flow run: nothing."""
+    """Tell the campaign in the flow run that this is called in. Outside a flow run: nothing."""
     run_id = flow_run.get_id()
     if run_id is None:
         yield
@@ -54,8 +53,7 @@ def told_in_prefect(coordinator: Coordinator, campaign: str) -> Iterator[None]:
     thread = threading.Thread(target=inside.run, args=(teller.tell_until, ended), name="telling", daemon=True)
     thread.start()
     try:
-        with tags("mintmark", f"campaign:{campaign}"):
-            yield
+        yield
     finally:
         ended.set()
         thread.join(GOODBYE_S)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import importlib
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -11,6 +13,8 @@ from typing import Any
 
 import pytest
 from consortium import POLICY, Consortium
+from prefect import tags
+from prefect.context import TagsContext
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
@@ -182,3 +186,20 @@ def test_outside_a_flow_run_nothing_is_told(consortium: Consortium) -> None:
     """The context does nothing where there is no run to tell in."""
     with told_in_prefect(consortium.coordinator, "cards"):
         pass
+
+
+def test_a_rounds_tasks_bear_no_tags(consortium: Consortium, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For every tag of a task Prefect asks its server for a slot, and the campaign would fail when it is away just then."""
+    module = importlib.import_module("flows.federated_round")
+    seen: list[set[str]] = []
+
+    def dispatch(*_: object) -> None:
+        seen.append(TagsContext.get().current_tags)
+        raise QuorumError("far enough")
+
+    monkeypatch.setattr(module, "open_coordinator", lambda _: consortium.coordinator)
+    monkeypatch.setattr(module, "dispatch_plan", dispatch)
+    monkeypatch.setattr(module, "home_from", lambda _: Path())
+    with tags("mintmark", "campaign:cards"), pytest.raises(QuorumError, match="far enough"):
+        asyncio.run(module.federated_round.fn("cards", 0, "ab" * 32))
+    assert seen == [set()]

@@ -42,7 +42,9 @@ def _model(theatre: Theatre, campaign: str, plans: list[RoundPlan]) -> list[str]
     """The models in the mailbox are those, and only those, that an undisturbed coordinator makes of the same updates."""
     real = theatre.coordinator
     quiet = replace(real, store=_copy_without_results(real, campaign, plans))
-    made = {quiet.publish_model(ModelArtifact(plans[0].campaign))} if plans else set[str]()
+    if not plans:  # nothing follows yet but the model without a round
+        return []
+    made = {quiet.publish_model(ModelArtifact(plans[0].campaign))}
     found = []
     for plan in plans:
         manifest = read_manifest(real, plan)
