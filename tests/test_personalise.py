@@ -19,7 +19,7 @@ from bank_node.personal.own_model import Effort, cross_fit, deal_folds, search
 from bank_node.personal.personalise import AHEAD, OWN_ALONE, combine_with_shared, judge, train_own
 from bank_node.personal.report import compare, explain
 from bank_node.personal.scorer import Scorer
-from bank_node.personal.shared_model import SharedModel, fetch_shared_model
+from bank_node.personal.shared_model import SharedModel, fetch_shared_model, held_out_scores
 from bank_node.personal.stacking import Stack, fit_weights
 from mintmark.envelope import generate_signer
 from mintmark.errors import DataError, ProtocolError
@@ -165,6 +165,20 @@ def test_calibration_gives_the_mean_and_the_slope_back() -> None:
     assert (found.weights[0], found.intercept) == (pytest.approx(1 / 1.5, abs=0.02), pytest.approx(2.5 / 1.5, abs=0.1))
     probability = 1 / (1 + np.exp(-found.scores([1.5 * truth - 2.5])))
     assert probability.mean() == pytest.approx(labels.mean(), rel=1e-4)
+
+
+def test_the_global_model_is_calibrated_to_the_own_rows(finished: tuple[Consortium, str]) -> None:
+    """Scores without the row's fold, calibrated: the mean probability is the bank's share of fraud, which it was not."""
+    rows, shared = table().train(), fetch(finished[0])
+    own = train_own(rows, QUICK)
+    made = combine_with_shared(own, rows, shared, bank="bank-0").deployed
+    held_out = held_out_scores(shared, rows, own.folds)
+
+    def mean_probability(scores: np.ndarray) -> float:
+        return float((1 / (1 + np.exp(-scores))).mean())
+
+    assert mean_probability(made.calibration.scores([held_out])) == pytest.approx(rows.labels.mean(), rel=1e-4)
+    assert mean_probability(held_out) != pytest.approx(rows.labels.mean(), rel=0.05)
 
 
 def test_kept_own_model_scores_like_the_own_model(finished: tuple[Consortium, str]) -> None:

@@ -41,7 +41,8 @@ Weight = Annotated[float, Field(ge=0, le=1000)]
 
 
 class DeployedTerms(Agreed):
-    """What `model.json` says. `keeps_own`: nothing was gained, so the weights are those of the own model alone."""
+    """What `model.json` says. `scale` and `shift`, in log-odds, calibrate the global model. `keeps_own`: nothing was
+    gained, so the weights are those of the own model alone."""
 
     format: Annotated[str, Field(pattern=r"^mintmark/deployed/2$")] = "mintmark/deployed/2"
     bank: Name

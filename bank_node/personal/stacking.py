@@ -2,7 +2,8 @@ r"""Weights of a stack: how much of each model's score goes into the deployed on
 
 $z = \sum_c w_c \, \mathrm{clip}(s_c, \pm 12) + b$ with $w \ge 0$ minimises
 $\sum_i [\log(1 + e^{z_i}) - y_i z_i] + \lambda \lVert w - w_0 \rVert^2$, where $w_0$ is the bank's own model alone: with
-little evidence the stack stays the own model. The problem is convex.
+little evidence the stack stays the own model. The problem is convex. Of a single score, with $w_0 = 1$, it is a
+calibration: the scale and the shift that make its probabilities right (Platt, 1999).
 
 >>> own, other = np.array([2.0, -2.0, 1.0, -1.0]), np.array([-1.0, 1.0, -1.0, 1.0])
 >>> stack = fit_weights([own, other], np.array([1, 0, 1, 0]), prior=(1.0, 0.0))

@@ -42,8 +42,9 @@ def _model(theatre: Theatre, campaign: str, plans: list[RoundPlan]) -> list[str]
     """The models in the mailbox are those, and only those, that an undisturbed coordinator makes of the same updates."""
     real = theatre.coordinator
     quiet = replace(real, store=_copy_without_results(real, campaign, plans))
+    there = {key.rpartition("/")[2] for key in real.store.list(f"public/campaigns/{campaign}/models/")}
     if not plans:  # nothing follows yet but the model without a round
-        return []
+        return [f"{len(there)} models without a plan"] if len(there) > 1 else []
     made = {quiet.publish_model(ModelArtifact(plans[0].campaign))}
     found = []
     for plan in plans:
@@ -56,7 +57,6 @@ def _model(theatre: Theatre, campaign: str, plans: list[RoundPlan]) -> list[str]
         except QuorumError:
             if manifest.settled:
                 found.append(f"round {plan.round} is called settled without a quorum")
-    there = {key.rpartition("/")[2] for key in real.store.list(f"public/campaigns/{campaign}/models/")}
     if there != made:
         found.append(f"models differ: {len(there - made)} that do not follow, {len(made - there)} missing")
     return found

@@ -60,8 +60,8 @@ def shows_gain(sums: Floats, noise: float, lam: float) -> bool:
 def leaf_values(splits: Splits, nodes: NodeSums, lam: float, direction: npt.NDArray[np.integer]) -> Floats:
     """Values of the leaves of T trees, each depth's correction times its step: [T, M + 1].
 
-    `direction` [T, M] says of every split that the right child's values
-    may not be below (1) or above (-1) the left's; 0 leaves them free.
+    `lam` is the prior, a hessian. `direction` [T, M] says of every split that the right child's values may not be below
+    (1) or above (-1) the left's; 0 leaves them free.
 
     >>> from mintmark.models.splits import node_sums
     >>> one = Splits(*(np.zeros((1, 1), np.int64) for _ in range(4)), children=np.array([[[1, 2]]]))

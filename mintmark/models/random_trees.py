@@ -40,6 +40,7 @@ def draw_trees(guidance: Guidance, trees: int, leaves: int, depth: int, key: byt
     splits, every = leaves - 1, np.arange(trees)
     uniform = rng.random((trees, splits, 4))
     weights, shares = guidance.threshold_weights(), guidance.positive_shares()
+    below = np.concatenate([np.zeros((len(wide), 1)), np.cumsum(shares, axis=1)], axis=1)  # [F, W + 2]
     places = np.arange(weights.shape[1])
     feature, threshold, at_depth = (np.zeros((trees, splits), dtype=np.int64) for _ in range(3))
     children = np.zeros((trees, splits, 2), dtype=np.int64)
@@ -56,7 +57,7 @@ def draw_trees(guidance: Guidance, trees: int, leaves: int, depth: int, key: byt
         if split:
             hung = growing.hangs[every, leaf]
             children[every, hung[:, 0], hung[:, 1]] = split
-        growing.cut(split, leaf, chosen, cut, shares)
+        growing.cut(split, leaf, chosen, cut, below)
     children[every[:, None], growing.hangs[..., 0], growing.hangs[..., 1]] = splits + np.arange(leaves)
     return Splits(feature, threshold, uniform[..., 3] < 0.5, at_depth, children)
 
@@ -86,14 +87,13 @@ class _Leaves:
         share = np.maximum(self.positives[:, :count], _LEAST_SHARE)
         return np.where(self.depth[:, :count] < depth, share**_SHARE_POWER, 0.0)
 
-    def cut(self, split: int, leaf: Ints, feature: Ints, threshold: Ints, shares: Floats) -> None:
+    def cut(self, split: int, leaf: Ints, feature: Ints, threshold: Ints, below: Floats) -> None:
         """Cut the `leaf` [T] of each tree at the `threshold` [T] of its `feature` [T]: the left part takes its place, the
-        right one the place after those there are. `shares` [F, W + 1] are the positives' by bin."""
+        right one the place after those there are. `below` [F, W + 2] are the shares of positives in the bins before."""
         new, every = split + 1, np.arange(len(leaf))
-        below = np.concatenate([np.zeros((len(shares), 1)), np.cumsum(shares, axis=1)], axis=1)[feature]  # [T, W + 2]
-        first = below[every, self.low[every, leaf, feature]]
-        whole = below[every, self.high[every, leaf, feature] + 1] - first
-        left = np.clip((below[every, threshold + 1] - first) / np.maximum(whole, 1e-300), 0.0, 1.0)
+        first = below[feature, self.low[every, leaf, feature]]
+        whole = below[feature, self.high[every, leaf, feature] + 1] - first
+        left = np.clip((below[feature, threshold + 1] - first) / np.maximum(whole, 1e-300), 0.0, 1.0)
         self.low[:, new], self.high[:, new] = self.low[every, leaf], self.high[every, leaf]
         self.low[every, new, feature], self.high[every, leaf, feature] = threshold + 1, threshold
         self.positives[:, new], self.positives[every, leaf] = (
